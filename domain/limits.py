@@ -1,0 +1,67 @@
+"""The bounds that are checked before memory, disk or time is spent on a source.
+
+Each check names what was found, the limit and the setting that moves it.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domain.errors import Code, SourceError
+
+
+class Limits(BaseModel):
+    """Safe defaults; every field is a setting `NIGHTOWL_LIMITS__<NAME>`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_source_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest source file, in bytes.")
+    max_pages: int = Field(default=5_000, gt=0, description="Most pages (or image frames) that one job may have.")
+    max_page_pixels: int = Field(
+        default=12_000_000, gt=0, description="Pixels of one rendered page; a larger page is rendered smaller."
+    )
+    max_image_pixels: int = Field(
+        default=200_000_000, gt=0, description="Pixels that an image file may claim before it is refused."
+    )
+    max_video_seconds: float = Field(default=6 * 3600.0, gt=0, description="Longest video, in seconds.")
+    max_segments: int = Field(default=1_000, gt=0, description="Most segments that one video is cut into.")
+    max_frame_side: int = Field(default=1280, ge=64, description="Longer side of a decoded video frame, in pixels.")
+    max_text_chars: int = Field(default=400_000, gt=0, description="Characters of text kept of one page.")
+    read_seconds: float = Field(default=60.0, gt=0, description="Time for one read (probe, page or frames) in a child.")
+    read_memory_mb: int = Field(default=1200, ge=256, description="Memory of one reader child, in MiB.")
+
+    def check_source_bytes(self, size: int, *, name: str) -> None:
+        if size == 0:
+            raise SourceError(f"{name} is an empty file (0 bytes)", code=Code.SOURCE_EMPTY)
+        if size > self.max_source_bytes:
+            raise SourceError(
+                f"{name} has {size} bytes; the limit is {self.max_source_bytes} "
+                "(setting NIGHTOWL_LIMITS__MAX_SOURCE_BYTES)",
+                code=Code.SOURCE_TOO_LARGE,
+            )
+
+    def check_pages(self, count: int, *, name: str) -> None:
+        if count > self.max_pages:
+            raise SourceError(
+                f"{name} has {count} pages; the limit for one job is {self.max_pages} "
+                "(setting NIGHTOWL_LIMITS__MAX_PAGES, or ask for fewer with the param pages)",
+                code=Code.TOO_MANY_PAGES,
+            )
+
+    def check_image_pixels(self, width: int, height: int, *, name: str) -> None:
+        if width <= 0 or height <= 0:
+            raise SourceError(f"{name} has zero size ({width} x {height} pixels)", code=Code.IMAGE_INVALID)
+        if width * height > self.max_image_pixels:
+            raise SourceError(
+                f"{name} is too large: {width} x {height} = {width * height} pixels; the limit is "
+                f"{self.max_image_pixels} (setting NIGHTOWL_LIMITS__MAX_IMAGE_PIXELS)",
+                code=Code.IMAGE_TOO_LARGE,
+            )
+
+    def check_video_seconds(self, seconds: float, *, name: str) -> None:
+        if seconds > self.max_video_seconds:
+            raise SourceError(
+                f"{name} lasts {seconds:.0f} s; the limit is {self.max_video_seconds:.0f} s "
+                "(setting NIGHTOWL_LIMITS__MAX_VIDEO_SECONDS)",
+                code=Code.VIDEO_TOO_LONG,
+            )

@@ -1,0 +1,60 @@
+"""The states of jobs, parts and attempts, and the moves between them (drawn in docs/glossary.md)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """pending → running → succeeded | partial | failed | cancelled."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (JobState.PENDING, JobState.RUNNING)
+
+
+class PartState(StrEnum):
+    """pending → running → succeeded | failed; back to pending when its lease runs out and attempts are left."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (PartState.SUCCEEDED, PartState.FAILED)
+
+
+class AttemptState(StrEnum):
+    """running → succeeded | failed | lost."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+class Phase(StrEnum):
+    """What an attempt does: plan the job, run one slice of its parts, or finish it."""
+
+    PLAN = "plan"
+    SLICE = "slice"
+    FINISH = "finish"
+
+
+FINAL_JOB_STATES = tuple(state for state in JobState if state.is_final)
+
+
+def outcome(*, succeeded: int, failed: int) -> JobState:
+    """The final state of a job whose parts are all over: failed only if every part failed."""
+    if not failed:
+        return JobState.SUCCEEDED
+    return JobState.PARTIAL if succeeded else JobState.FAILED

@@ -1,0 +1,155 @@
+"""Stored files: inputs that were uploaded and outputs that a job gives back, on any fsspec filesystem.
+
+A file is written first and its row committed after, so a row never names a file that was not stored whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import fsspec
+from sqlalchemy import select
+
+from domain.errors import Code, NotFoundError, SourceError
+from storage import tables
+from storage.jobs import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.orm import Session
+
+SCHEME = "artifact:"
+"""`source` of a job whose input is an artifact: artifact:<id>."""
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    id: str
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    url: str
+
+
+class ArtifactStore:
+    """Files under one folder or fsspec URL."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+
+    @property
+    def is_local(self) -> bool:
+        return "file" in _protocols(self._fs)
+
+    def put(self, content: bytes, *, name: str, media_type: str) -> StoredFile:
+        """Store bytes under a fresh id."""
+        stored = self._place(name, media_type, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        with self._fs.open(stored.url, "wb") as file:
+            file.write(content)
+        return stored
+
+    def put_file(self, path: Path, *, name: str, media_type: str = "application/octet-stream") -> StoredFile:
+        """Store a copy of a local file, read in chunks."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            stored = self._place(name, media_type, size=file.tell(), sha256=digest)
+            file.seek(0)
+            with self._fs.open(stored.url, "wb") as target:
+                shutil.copyfileobj(file, target, CHUNK_BYTES)
+        return stored
+
+    def read(self, stored: StoredFile) -> bytes:
+        """Raises SourceError with `artifact_missing` if the file is gone."""
+        try:
+            return bytes(self._fs.cat_file(stored.url))
+        except FileNotFoundError as error:
+            raise _gone(stored) from error
+
+    def exists(self, stored: StoredFile) -> bool:
+        return bool(self._fs.exists(stored.url))
+
+    @contextmanager
+    def local(self, stored: StoredFile) -> Iterator[Path]:
+        """A local path to the file: the file itself where the store is local, else a copy that is removed after use."""
+        if not self.exists(stored):
+            raise _gone(stored)
+        if self.is_local:
+            yield Path(stored.url)
+            return
+        with tempfile.TemporaryDirectory(prefix="nightowl-") as folder:
+            path = Path(folder) / safe_name(stored.name)
+            self._fs.get_file(stored.url, str(path))
+            yield path
+
+    def _place(self, name: str, media_type: str, *, size: int, sha256: str) -> StoredFile:
+        id = new_id()
+        folder = f"{self._root}/{id[-2:]}/{id}"
+        self._fs.makedirs(folder, exist_ok=True)
+        return StoredFile(
+            id=id, name=name, media_type=media_type, size=size, sha256=sha256, url=f"{folder}/{safe_name(name)}"
+        )
+
+
+def _protocols(fs: object) -> tuple[str, ...]:
+    protocol = getattr(fs, "protocol", ())
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def safe_name(name: str) -> str:
+    """The last part of a name in characters that every filesystem takes; never empty, never hidden."""
+    cleaned = re.sub(r"[^\w.\- ]", "_", name.replace("\\", "/").rsplit("/", 1)[-1]).strip(". ")
+    return cleaned[-120:] or "file"
+
+
+def _gone(stored: StoredFile) -> SourceError:
+    return SourceError(f"stored file {stored.name} ({stored.id}) is gone", code=Code.ARTIFACT_MISSING)
+
+
+def add(session: Session, stored: StoredFile, *, role: Literal["source", "result"], job_id: str | None) -> None:
+    session.add(
+        tables.Artifact(
+            id=stored.id,
+            job_id=job_id,
+            role=role,
+            name=stored.name,
+            media_type=stored.media_type,
+            size=stored.size,
+            sha256=stored.sha256,
+            url=stored.url,
+        )
+    )
+
+
+def get(session: Session, artifact_id: str) -> StoredFile:
+    """Raises NotFoundError."""
+    row = session.get(tables.Artifact, artifact_id)
+    if row is None:
+        raise NotFoundError(f"no stored file {artifact_id!r}")
+    return _to_file(row)
+
+
+def of_job(session: Session, job_id: str, *, role: Literal["source", "result"] = "result") -> list[StoredFile]:
+    query = (
+        select(tables.Artifact)
+        .where(tables.Artifact.job_id == job_id, tables.Artifact.role == role)
+        .order_by(tables.Artifact.name)
+    )
+    return [_to_file(row) for row in session.scalars(query)]
+
+
+def _to_file(row: tables.Artifact) -> StoredFile:
+    return StoredFile(
+        id=row.id, name=row.name, media_type=row.media_type, size=row.size, sha256=row.sha256, url=row.url
+    )

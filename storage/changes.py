@@ -1,0 +1,28 @@
+"""`change_seq`: every change of a job gets the next number, so that a poller asks only for what is new.
+
+The number is taken from one row whose lock is held until the commit. Numbers therefore become visible in their order: a
+poller that keeps the highest number it saw misses nothing. It is taken last in a transaction, after the locks on jobs,
+parts and attempts (always in this order), so that no two transactions wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import update
+
+from storage.tables import Job, Ledger
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+CHANGE_SEQ = "change_seq"
+SWEEP = "sweep"
+
+
+def bump(session: Session, job_id: str) -> None:
+    """Give the job the next change number. The last statement of its transaction."""
+    value = session.scalar(
+        update(Ledger).where(Ledger.name == CHANGE_SEQ).values(value=Ledger.value + 1).returning(Ledger.value)
+    )
+    session.execute(update(Job).where(Job.id == job_id).values(change_seq=value))

@@ -1,0 +1,364 @@
+"""Jobs in the ledger: submitting, reading, planning, closing, cancelling, retrying.
+
+Every change of state is one guarded UPDATE whose row count is read. A function that finds its guard broken raises
+LostError, and the transaction around it is rolled back: nothing of a stale worker is ever stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import uuid_utils
+from sqlalchemy import func, insert, or_, select, update
+
+from domain.errors import Code, ConflictError, Failure, LostError, NotFoundError
+from domain.jobs import Job, JobSpec, PartCounts, Result
+from domain.params import Kind
+from domain.states import AttemptState, JobState, PartState, Phase
+from storage import attempts, tables
+from storage.attempts import Claimant, new_token
+from storage.changes import bump
+from storage.session import rows_changed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+OPEN = (JobState.PENDING, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobClaim:
+    """The right to plan or to finish a job, until its lease runs out."""
+
+    token: str
+    job: Job
+
+
+def new_id() -> str:
+    return str(uuid_utils.uuid7())
+
+
+def submit(session: Session, spec: JobSpec, *, now: datetime, job_id: str | None = None) -> tuple[Job, bool]:
+    """Insert a pending job. With a key that is in use, returns the job that has it, and False.
+
+    Raises:
+        ConflictError: the key belongs to a job with another kind, source or params.
+    """
+    if spec.key and (found := session.scalar(select(tables.Job).where(tables.Job.key == spec.key))):
+        return _same(found, spec), False
+    row = tables.Job(
+        id=job_id or new_id(),
+        kind=spec.kind,
+        source=spec.source,
+        source_name=spec.source_name,
+        params=spec.params.to_json(),
+        password=spec.password,
+        key=spec.key,
+        priority=spec.priority,
+        wants_engine=spec.engine,
+        batch_id=spec.batch_id,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    bump(session, row.id)
+    session.refresh(row)
+    return to_job(row), True
+
+
+def _same(row: tables.Job, spec: JobSpec) -> Job:
+    if (row.kind, row.source, row.params) != (spec.kind, spec.source, spec.params.to_json()):
+        raise ConflictError(f"key {spec.key!r} belongs to job {row.id}, which has another kind, source or params")
+    return to_job(row)
+
+
+def get(session: Session, job_id: str) -> Job:
+    """Raises NotFoundError."""
+    row = session.get(tables.Job, job_id)
+    if row is None:
+        raise NotFoundError(f"no job {job_id!r}")
+    return to_job(row)
+
+
+def recent(session: Session, *, limit: int, states: Collection[JobState] = ()) -> list[Job]:
+    """The newest jobs first."""
+    query = select(tables.Job).order_by(tables.Job.created_at.desc(), tables.Job.id.desc()).limit(limit)
+    if states:
+        query = query.where(tables.Job.state.in_(states))
+    return [to_job(row) for row in session.scalars(query)]
+
+
+def changes(session: Session, *, since: int, limit: int) -> list[Job]:
+    """Jobs that changed after `since`, in the order of their change numbers."""
+    query = select(tables.Job).where(tables.Job.change_seq > since).order_by(tables.Job.change_seq).limit(limit)
+    return [to_job(row) for row in session.scalars(query)]
+
+
+def count_by_state(session: Session) -> dict[JobState, int]:
+    rows = session.execute(select(tables.Job.state, func.count()).group_by(tables.Job.state))
+    return {JobState(state): count for state, count in rows}
+
+
+def find_ids(session: Session, prefix: str, *, limit: int = 5) -> list[str]:
+    """Ids that begin with `prefix`, so that people can type the first letters."""
+    query = select(tables.Job.id).where(tables.Job.id.startswith(prefix, autoescape=True)).limit(limit)
+    return list(session.scalars(query))
+
+
+def claim_plan(session: Session, job_id: str, claimant: Claimant) -> JobClaim | None:
+    """The right to plan a pending job; None if somebody else has it, or it is not due."""
+    return _claim(session, job_id, claimant, Phase.PLAN, JobState.PENDING)
+
+
+def claim_finish(session: Session, job_id: str, claimant: Claimant) -> JobClaim | None:
+    """The right to finish a running job whose parts are all over."""
+    return _claim(session, job_id, claimant, Phase.FINISH, JobState.RUNNING)
+
+
+def _claim(session: Session, job_id: str, claimant: Claimant, phase: Phase, state: JobState) -> JobClaim | None:
+    row, token = tables.Job, new_token()
+    guard = [row.id == job_id, row.state == state, row.token.is_(None)]
+    guard.append(or_(row.not_before.is_(None), row.not_before <= claimant.now))
+    if phase is Phase.FINISH:
+        guard.append(row.parts_succeeded + row.parts_failed == row.parts_total)
+    changed = rows_changed(
+        session,
+        update(row)
+        .where(*guard)
+        .values(
+            token=token,
+            tries=row.tries + 1,
+            attempts=row.attempts + (1 if phase is Phase.PLAN else 0),
+            started_at=func.coalesce(row.started_at, claimant.now),
+        ),
+    )
+    if changed != 1:
+        return None
+    attempts.open_attempt(session, claimant, token=token, job_id=job_id, phase=phase)
+    return JobClaim(token=token, job=get(session, job_id))
+
+
+def planned(
+    session: Session,
+    claim: JobClaim,
+    *,
+    parts: Sequence[Mapping[str, Any]],
+    slice_parts: int,
+    probe: dict[str, Any],
+    now: datetime,
+) -> None:
+    """Write the plan: the parts, each with its slice; the job runs from now on.
+
+    Raises:
+        LostError: the job was cancelled, or the lease is gone.
+    """
+    job_id = claim.job.id
+    _guarded(
+        session,
+        claim,
+        JobState.PENDING,
+        {"state": JobState.RUNNING, "parts_total": len(parts), "probe": probe, "tries": 0, "rung_at": None},
+    )
+    rows = [
+        {"job_id": job_id, "number": index + 1, "slice": index // slice_parts + 1, "spec": dict(spec)}
+        for index, spec in enumerate(parts)
+    ]
+    if rows:
+        session.execute(insert(tables.Part), rows)
+    attempts.close(session, claim.token, state=AttemptState.SUCCEEDED, now=now)
+    bump(session, job_id)
+
+
+def put_back(
+    session: Session, claim: JobClaim, failure: Failure, *, not_before: datetime | None, now: datetime
+) -> None:
+    """Give up this attempt at planning or finishing; the job is due again at `not_before`."""
+    _guarded(
+        session,
+        claim,
+        claim.job.state,
+        {"not_before": not_before, "rung_at": None, "attempts": tables.Job.attempts + 1},
+    )
+    attempts.close(session, claim.token, state=AttemptState.FAILED, now=now, failure=failure)
+    bump(session, claim.job.id)
+
+
+def release(session: Session, claim: JobClaim, *, now: datetime) -> None:
+    """Give planning or finishing back untouched, at shutdown: the try does not count."""
+    failure = Failure(code=Code.WORKER_LOST, message="given back at shutdown", retryable=True)
+    _guarded(session, claim, claim.job.state, {"rung_at": None, "tries": tables.Job.tries - 1})
+    attempts.close(session, claim.token, state=AttemptState.LOST, now=now, failure=failure)
+
+
+def tries(session: Session, job_id: str) -> int:
+    return session.scalar(select(tables.Job.tries).where(tables.Job.id == job_id)) or 0
+
+
+def close(
+    session: Session,
+    claim: JobClaim,
+    *,
+    state: JobState,
+    now: datetime,
+    result: Result | None = None,
+    error: Failure | None = None,
+) -> None:
+    """End the job that `claim` holds. Raises LostError."""
+    _guarded(session, claim, claim.job.state, _ending(state, now=now, result=result, error=error))
+    outcome = AttemptState.FAILED if state is JobState.FAILED and error else AttemptState.SUCCEEDED
+    attempts.close(session, claim.token, state=outcome, now=now, failure=error)
+    bump(session, claim.job.id)
+
+
+def end(session: Session, job_id: str, *, state: JobState, now: datetime, error: Failure | None = None) -> bool:
+    """End an open job whoever works on it: cancel, deadline. False if it was over already."""
+    changed = rows_changed(
+        session,
+        update(tables.Job)
+        .where(tables.Job.id == job_id, tables.Job.state.in_(OPEN))
+        .values(**_ending(state, now=now, error=error)),
+    )
+    if changed != 1:
+        return False
+    _free_parts(session, job_id)
+    attempts.revoke_all(session, job_id, now=now, why=f"the job was ended: {state}")
+    bump(session, job_id)
+    return True
+
+
+def _free_parts(session: Session, job_id: str) -> None:
+    session.execute(
+        update(tables.Part)
+        .where(tables.Part.job_id == job_id, tables.Part.token.is_not(None))
+        .values(token=None, state=PartState.PENDING)
+    )
+
+
+def _ending(
+    state: JobState, *, now: datetime, result: Result | None = None, error: Failure | None = None
+) -> dict[str, Any]:
+    return {
+        "state": state,
+        "token": None,
+        "password": None,
+        "finished_at": now,
+        "result": result.to_json() if result else None,
+        "error_code": error.code if error else None,
+        "error_message": error.message if error else None,
+        "error_retryable": error.retryable if error else None,
+    }
+
+
+def _guarded(session: Session, claim: JobClaim, state: JobState, values: Mapping[str, Any]) -> None:
+    row = tables.Job
+    changed = rows_changed(
+        session,
+        update(row)
+        .where(row.id == claim.job.id, row.token == claim.token, row.state == state)
+        .values(**{"token": None, **values}),
+    )
+    if changed != 1:
+        raise LostError(f"job {claim.job.id} is no longer held by this attempt")
+
+
+def cancel(session: Session, job_id: str, *, now: datetime) -> bool:
+    """End an open job as cancelled. False if it was over. Raises NotFoundError."""
+    job = get(session, job_id)
+    return not job.state.is_final and end(session, job_id, state=JobState.CANCELLED, now=now)
+
+
+def retry(session: Session, job_id: str, *, password: str | None = None) -> Job:
+    """Open a job that failed, was cancelled or is partial again. Parts that succeeded keep their results.
+
+    Raises:
+        ConflictError: the job is open, or it succeeded.
+    """
+    job = get(session, job_id)
+    changed = rows_changed(
+        session,
+        update(tables.Job)
+        .where(tables.Job.id == job_id, tables.Job.state.in_((JobState.FAILED, JobState.PARTIAL, JobState.CANCELLED)))
+        .values(
+            state=JobState.RUNNING if job.parts.total else JobState.PENDING,
+            parts_failed=0,
+            tries=0,
+            attempts=tables.Job.attempts + 1,
+            password=password,
+            **dict.fromkeys(
+                (
+                    "result",
+                    "error_code",
+                    "error_message",
+                    "error_retryable",
+                    "finished_at",
+                    "started_at",
+                    "not_before",
+                    "rung_at",
+                )
+            ),
+        ),
+    )
+    if changed != 1:
+        raise ConflictError(f"job {job_id} is {job.state}; only a failed, partial or cancelled job can be tried again")
+    session.execute(
+        update(tables.Part)
+        .where(tables.Part.job_id == job_id, tables.Part.state == PartState.FAILED)
+        .values(
+            state=PartState.PENDING,
+            attempts=0,
+            error_code=None,
+            error_message=None,
+            rung_at=None,
+            not_before=None,
+            data=None,
+        )
+    )
+    session.execute(
+        update(tables.Part)
+        .where(tables.Part.job_id == job_id, tables.Part.state == PartState.PENDING)
+        .values(rung_at=None, not_before=None)
+    )
+    bump(session, job_id)
+    return get(session, job_id)
+
+
+def overdue(session: Session, *, started_before: datetime, limit: int) -> list[str]:
+    """Open jobs whose work began before that time."""
+    query = select(tables.Job.id).where(tables.Job.state.in_(OPEN), tables.Job.started_at < started_before).limit(limit)
+    return list(session.scalars(query))
+
+
+def to_job(row: tables.Job) -> Job:
+    error = None
+    if row.error_code is not None:
+        error = Failure(code=row.error_code, message=row.error_message or "", retryable=bool(row.error_retryable))
+    result = row.result
+    return Job(
+        id=row.id,
+        kind=Kind(row.kind),
+        state=JobState(row.state),
+        source=row.source,
+        source_name=row.source_name,
+        batch_id=row.batch_id,
+        key=row.key,
+        priority=row.priority,
+        params=row.params,
+        password=row.password,
+        parts=PartCounts(total=row.parts_total, succeeded=row.parts_succeeded, failed=row.parts_failed),
+        result=Result(text=result["text"], data=result["data"], artifacts=tuple(result["artifacts"]))
+        if result
+        else None,
+        error=error,
+        attempts=row.attempts,
+        engine=row.engine or row.wants_engine,
+        model=row.model,
+        probe=row.probe,
+        change_seq=row.change_seq,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

@@ -1,0 +1,89 @@
+"""The database: one SQLAlchemy engine, read and write transactions.
+
+SQLite runs in WAL mode. A write transaction begins IMMEDIATE: with a deferred BEGIN, a transaction that reads and then
+writes fails at once with "database is locked" when another one wrote in between, and the busy timeout does not help.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import Connection, CursorResult, Engine, Update, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from domain.errors import SetupError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+BUSY_SECONDS = 30
+WRITES = "nightowl_writes"
+
+
+class Database:
+    """A door to the ledger. Thread-safe; close it when done."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _create_engine(url)
+
+    @property
+    def dialect(self) -> str:
+        return self.engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads. Rows do not outlive it unless they were made into values."""
+        with self.engine.connect() as connection, Session(connection) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A short transaction that writes; committed at the end, rolled back by any exception."""
+        with (
+            self.engine.connect().execution_options(**{WRITES: True}) as connection,
+            Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def rows_changed(session: Session, statement: Update) -> int:
+    """Run an UPDATE and say how many rows its guard let through."""
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+
+
+def _create_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SetupError("NIGHTOWL_DATABASE_URL is not a database URL; see docs/settings.md") from error
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(url, parsed.database)
+    return create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=20)
+
+
+def _sqlite(url: str, path: str | None) -> Engine:
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=20, max_overflow=20)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get(WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

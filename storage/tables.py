@@ -1,0 +1,238 @@
+"""The ledger's tables. docs/sql.md describes the columns that applications may read and write.
+
+Every column that an application need not set has a server default, so that a plain INSERT of `id` and `kind` (and
+`source`) is a job.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    func,
+)
+from sqlalchemy import (
+    text as sql,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from domain.params import Kind
+from domain.states import AttemptState, JobState, PartState, Phase
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC on every database; SQLite stores it without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}; every time in the ledger is aware")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, dict[str, Any]: Json}
+
+
+def _one_of(column: str, values: type[Kind | JobState | PartState | AttemptState | Phase]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=f"{column}_known")
+
+
+class Batch(Base):
+    """Many jobs submitted together."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(255), unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+
+
+class Job(Base):
+    """One source (or none), one kind, one set of params, one result.
+
+    `token` is that of the attempt which plans or finishes the job now. `password` opens an encrypted source and is
+    cleared when the job ends. `wants_engine` is what the application asked for, `engine` what ran.
+    `attempts` counts every time that
+    work on the job began or began anew; `tries` only those at the planning or finishing that is due now.
+    """
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16), server_default=JobState.PENDING)
+    priority: Mapped[int] = mapped_column(server_default=sql("0"))
+    source: Mapped[str | None] = mapped_column(Text)
+    source_name: Mapped[str | None] = mapped_column(String(1024))
+    params: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'"))
+    password: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[dict[str, Any] | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_retryable: Mapped[bool | None] = mapped_column(Boolean)
+    wants_engine: Mapped[str | None] = mapped_column(String(255))
+    engine: Mapped[str | None] = mapped_column(String(255))
+    model: Mapped[str | None] = mapped_column(String(255))
+    parts_total: Mapped[int] = mapped_column(server_default=sql("0"))
+    parts_succeeded: Mapped[int] = mapped_column(server_default=sql("0"))
+    parts_failed: Mapped[int] = mapped_column(server_default=sql("0"))
+    attempts: Mapped[int] = mapped_column(server_default=sql("0"))
+    tries: Mapped[int] = mapped_column(server_default=sql("0"))
+    probe: Mapped[dict[str, Any] | None]
+    token: Mapped[str | None] = mapped_column(String(64))
+    not_before: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    change_seq: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        _one_of("kind", Kind),
+        _one_of("state", JobState),
+        Index("ix_jobs_change_seq", "change_seq"),
+        Index("ix_jobs_batch_id", "batch_id"),
+        Index("ix_jobs_created_at", "created_at"),
+        Index(
+            "ix_jobs_open",
+            "state",
+            "priority",
+            "created_at",
+            sqlite_where=sql("state IN ('pending', 'running')"),
+            postgresql_where=sql("state IN ('pending', 'running')"),
+        ),
+    )
+
+
+class Part(Base):
+    """A page or a segment: the smallest unit with a result of its own.
+
+    `token` is that of the attempt that has claimed it; it is claimed while still `pending` and counts an attempt
+    when it begins (`running`). `spec` says what it is: {"page": 3} or {"start": 1.5, "end": 4.0}.
+    """
+
+    __tablename__ = "parts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    slice: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), server_default=PartState.PENDING)
+    spec: Mapped[dict[str, Any]]
+    text: Mapped[str | None] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(server_default=sql("0"))
+    token: Mapped[str | None] = mapped_column(String(64))
+    not_before: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        _one_of("state", PartState),
+        Index(
+            "ix_parts_waiting",
+            "job_id",
+            "slice",
+            sqlite_where=sql("state = 'pending'"),
+            postgresql_where=sql("state = 'pending'"),
+        ),
+        Index("ix_parts_token", "token"),
+    )
+
+
+class Attempt(Base):
+    """One run of planning, of one slice or of finishing, by one worker: a claim, a lease, an outcome."""
+
+    __tablename__ = "attempts"
+
+    token: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    phase: Mapped[str] = mapped_column(String(16))
+    slice: Mapped[int | None]
+    worker: Mapped[str] = mapped_column(String(255))
+    state: Mapped[str] = mapped_column(String(16), server_default=AttemptState.RUNNING)
+    lease_until: Mapped[datetime]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        _one_of("phase", Phase),
+        _one_of("state", AttemptState),
+        Index("ix_attempts_job_id", "job_id"),
+        Index(
+            "ix_attempts_leases",
+            "lease_until",
+            sqlite_where=sql("state = 'running'"),
+            postgresql_where=sql("state = 'running'"),
+        ),
+    )
+
+
+class Artifact(Base):
+    """A stored file, input (`source`) or output (`result`). `url` is where storage/artifacts.py finds it."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    role: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(1024))
+    media_type: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    url: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+
+    __table_args__ = (Index("ix_artifacts_job_id", "job_id"),)
+
+
+class Ledger(Base):
+    """Two rows: `change_seq`, whose value every change of a job counts up, and `sweep`, whose holder sweeps."""
+
+    __tablename__ = "ledger"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
+    holder: Mapped[str | None] = mapped_column(String(255))
+    until: Mapped[datetime | None]

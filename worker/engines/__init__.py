@@ -1,0 +1,1 @@
+"""Generation requests in, completions out. Knows no pages, no jobs, no database."""

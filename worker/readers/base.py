@@ -1,0 +1,164 @@
+"""The contract of a reader: plain values that cross a process boundary by pickling.
+
+A reader opens one kind of file. It runs only inside a child process (children.py): PyMuPDF is not thread-safe and
+decord can spin for ever holding the GIL. The rest of the worker sees `Readers` (children.py) and these values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from domain.limits import Limits
+
+RGB: TypeAlias = npt.NDArray[np.uint8]
+"""A picture: (height, width, 3), uint8, RGB, C-contiguous."""
+
+
+class Media(StrEnum):
+    DOCUMENT = "document"
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a file is, found without rendering or decoding it all.
+
+    `pages` counts pages of a document or frames of an image file (a TIFF or a GIF may have many); 0 for a video.
+    `warnings` are sentences for people: "the file was damaged and has been repaired".
+    """
+
+    media: Media
+    format: str
+    pages: int = 0
+    duration_seconds: float = 0.0
+    frames: int = 0
+    width: int = 0
+    height: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerLine:
+    """One line of a text layer. `box` is (left, top, right, bottom) in pixels of the page's image.
+
+    `block` numbers the paragraph or cell the line belongs to, in the file's order; `size` is the font size in points.
+    """
+
+    text: str
+    box: tuple[float, float, float, float]
+    block: int = 0
+    size: float = 0.0
+    bold: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLayer:
+    """The text that a document carries itself. `trusted` is False where it must not be used instead of the image:
+
+    glyphs without a Unicode map, replacement characters, an invisible layer of earlier OCR, or ink that it leaves out;
+    `reason` says which.
+    """
+
+    lines: tuple[LayerLine, ...] = ()
+    trusted: bool = True
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.text for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page or image, upright as its file says (/Rotate, EXIF).
+
+    `image` is the picture (height, width, 3); `scale` is pixels per point (1.0 for image files), `rotation` the turn in
+    degrees that the file asked for and that is already applied. `blank` is True where no ink was found.
+    """
+
+    number: int
+    image: RGB
+    width_points: float
+    height_points: float
+    scale: float = 1.0
+    rotation: int = 0
+    blank: bool = False
+    layer: TextLayer | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of a video, in seconds from its start: start <= t < end."""
+
+    number: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """Frames of one segment, evenly spread over its time; `times[i]` is the true time of `images[i]`, in seconds."""
+
+    start: float
+    end: float
+    images: tuple[RGB, ...]
+    times: tuple[float, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segmenting:
+    """How a video is cut: at scene cuts ("scene"), or every `seconds` ("seconds").
+
+    Scenes longer than `max_seconds` are cut again, evenly; scenes shorter than `min_seconds` join their neighbour.
+    """
+
+    mode: str = "scene"
+    seconds: float = 10.0
+    min_seconds: float = 1.0
+    max_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """What to open: the file, its limits, the password of an encrypted document. The password never shows in a repr."""
+
+    path: Path
+    limits: Limits
+    name: str = ""
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """The name that messages use: what the user calls the file, not where we keep it."""
+        return self.name or self.path.name
+
+
+class DocumentReader(Protocol):
+    """Pages of a document or of an image file. Raises SourceError; any other exception is a defect."""
+
+    def probe(self, source: Open, *, format: str) -> Probe: ...
+
+    def page(self, source: Open, number: int, *, target_pixels: int) -> Page:
+        """Page `number` (1-based), about `target_pixels` on its longer side, never over the pixel limits."""
+        ...
+
+
+class VideoReader(Protocol):
+    """Segments and frames of a video. Raises SourceError."""
+
+    def probe(self, source: Open, *, format: str) -> Probe: ...
+
+    def segments(self, source: Open, how: Segmenting) -> tuple[Segment, ...]: ...
+
+    def frames(self, source: Open, segment: Segment, *, count: int, max_side: int) -> Frames: ...
