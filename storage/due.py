@@ -15,6 +15,7 @@ from domain.states import JobState, PartState
 from storage.tables import Job, Part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement
@@ -82,6 +83,15 @@ def slices(session: Session, bell: Bell, *, limit: int) -> list[Due]:
         pairs = tuple_(Part.job_id, Part.slice).in_([(due.job_id, due.slice) for due in found])
         session.execute(update(Part).where(pairs, *_waiting(bell)).values(rung_at=bell.now))
     return found
+
+
+def unring(session: Session, items: Sequence[Due]) -> None:
+    """Take the marks back: those messages were not sent."""
+    pairs = [(due.job_id, due.slice) for due in items if due.slice is not None]
+    session.execute(
+        update(Job).where(Job.id.in_([due.job_id for due in items if due.slice is None])).values(rung_at=None)
+    )
+    session.execute(update(Part).where(tuple_(Part.job_id, Part.slice).in_(pairs)).values(rung_at=None))
 
 
 def outstanding(session: Session, bell: Bell) -> int:

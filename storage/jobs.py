@@ -50,24 +50,35 @@ def submit(session: Session, spec: JobSpec, *, now: datetime, job_id: str | None
     """
     if spec.key and (found := session.scalar(select(tables.Job).where(tables.Job.key == spec.key))):
         return _same(found, spec), False
-    row = tables.Job(
-        id=job_id or new_id(),
-        kind=spec.kind,
-        source=spec.source,
-        source_name=spec.source_name,
-        params=spec.params.to_json(),
-        password=spec.password,
-        key=spec.key,
-        priority=spec.priority,
-        wants_engine=spec.engine,
-        batch_id=spec.batch_id,
-        created_at=now,
-    )
-    session.add(row)
-    session.flush()
-    bump(session, row.id)
-    session.refresh(row)
-    return to_job(row), True
+    values = {
+        "kind": spec.kind,
+        "source": spec.source,
+        "source_name": spec.source_name,
+        "params": spec.params.to_json(),
+        "password": spec.password,
+        "key": spec.key,
+        "priority": spec.priority,
+        "wants_engine": spec.engine,
+        "batch_id": spec.batch_id,
+    }
+    return insert_row(session, job_id or new_id(), values, now=now), True
+
+
+def insert_row(session: Session, job_id: str, values: Mapping[str, Any], *, now: datetime) -> Job:
+    """Insert a pending job as it is said; planning checks its params and fails it where they are wrong."""
+    # Rung already: whoever inserts a job rings for it, and takes the mark back if that fails.
+    session.execute(insert(tables.Job).values(id=job_id, created_at=now, rung_at=now, **values))
+    bump(session, job_id)
+    return get(session, job_id)
+
+
+def exists(session: Session, job_id: str) -> bool:
+    return session.scalar(select(tables.Job.id).where(tables.Job.id == job_id)) is not None
+
+
+def unring(session: Session, job_id: str) -> None:
+    """The message for this job was not sent; the sweep rings for it."""
+    session.execute(update(tables.Job).where(tables.Job.id == job_id).values(rung_at=None))
 
 
 def _same(row: tables.Job, spec: JobSpec) -> Job:

@@ -1,0 +1,133 @@
+"""Commands on jobs: submit, status, result, cancel, retry."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from domain.states import JobState
+from nightowl.cli import options, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from domain.jobs import Job
+    from nightowl.client import Client
+
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the jobs to end, and exit as `run` does.")]
+UploadOption = Annotated[
+    bool | None, typer.Option("--upload/--no-upload", help="Copy files into the artifact store.", show_default=False)
+]
+
+
+@contextmanager
+def _client() -> Iterator[Client]:
+    from nightowl.client import Client
+
+    with Client() as client:
+        yield client
+
+
+def submit(
+    kind: options.KindArgument,
+    sources: options.SourcesArgument = None,
+    param: options.ParamOption = None,
+    engine: options.EngineOption = None,
+    password: options.PasswordOption = None,
+    priority: options.PriorityOption = 0,
+    key: options.KeyOption = None,
+    upload: UploadOption = None,
+    wait: WaitOption = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Store jobs for the workers that are running, and print their ids."""
+    params = options.parse_params(kind, param, password)
+    files: Sequence[str | None] = sources or [None]
+    options.check_key(key, files)
+    with _client() as client:
+        jobs = [client.submit(params, file, key=key, priority=priority, engine=engine, upload=upload) for file in files]
+        if wait:
+            jobs = [client.wait(job.id) for job in jobs]
+    for job in jobs:
+        show.json_line(job.to_json()) if json else show.line(show.outcome(job) if wait else job.id)
+    if wait:
+        raise typer.Exit(0 if all(job.state is JobState.SUCCEEDED for job in jobs) else 1)
+
+
+def status(
+    jobs: Annotated[
+        list[str] | None, typer.Argument(help="Ids of jobs, or their first letters.", metavar="JOB")
+    ] = None,
+    state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; repeat for more.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the newest jobs.")] = 20,
+    json: options.JsonOption = False,
+) -> None:
+    """Show jobs: those named, or the newest."""
+    with _client() as client:
+        found = [client.find(job) for job in jobs] if jobs else client.recent(limit=limit, states=state or ())
+        counts = client.counts()
+    if json:
+        for job in found:
+            show.json_line(job.to_json())
+        return
+    show.table(found)
+    if not jobs:
+        show.line(", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no jobs yet")
+
+
+def result(
+    job: options.JobArgument,
+    parts: Annotated[bool, typer.Option("--parts", help="The parts, one by one, instead of the whole.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Folder to write the job's files into.", show_default=False)] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Print what a job gave back. Exits 1 where it has not succeeded."""
+    with _client() as client:
+        found = client.find(job)
+        if save is not None:
+            for path in client.save(found.id, save):
+                show.note(str(path))
+        if parts:
+            _print_parts(client, found, as_json=json)
+        elif json:
+            show.json_line(found.to_json())
+        elif found.result is not None:
+            show.line(found.result.text)
+    if found.state is not JobState.SUCCEEDED:
+        if not json:
+            show.note(show.outcome(found))
+        raise typer.Exit(1)
+
+
+def _print_parts(client: Client, job: Job, *, as_json: bool) -> None:
+    for part in client.parts(job.id):
+        if as_json:
+            show.json_line(part.to_json())
+        else:
+            place = ", ".join(f"{name} {value}" for name, value in part.spec.items())
+            show.line(f"--- {part.number} ({place}): {part.state}")
+            show.line(part.text or (f"{part.error.message} [{part.error.code}]" if part.error else ""))
+
+
+def cancel(
+    jobs: Annotated[list[str], typer.Argument(help="Ids of jobs, or their first letters.", metavar="JOB")],
+    json: options.JsonOption = False,
+) -> None:
+    """End jobs. Work on them stops within about a second; a job that is over stays as it is."""
+    with _client() as client:
+        for job in [client.cancel(client.find(name).id) for name in jobs]:
+            show.json_line(job.to_json()) if json else show.line(show.outcome(job))
+
+
+def retry(
+    jobs: Annotated[list[str], typer.Argument(help="Ids of jobs, or their first letters.", metavar="JOB")],
+    password: options.PasswordOption = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Try failed, partial or cancelled jobs again. Parts that succeeded are kept."""
+    with _client() as client:
+        for job in [client.retry(client.find(name).id, password=password) for name in jobs]:
+            show.json_line(job.to_json()) if json else show.line(show.outcome(job))

@@ -1,0 +1,68 @@
+"""Arguments and options that several commands share, and how `-p key=value` becomes params."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
+
+import typer
+
+from domain.errors import ParamsError
+from domain.params import PARAMS, Kind, check_params
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from domain.params import Params
+
+KindArgument = Annotated[Kind, typer.Argument(help="What to do.")]
+SourcesArgument = Annotated[
+    list[str] | None, typer.Argument(help="Files. None for copywrite with the param brief.", show_default=False)
+]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", "-p", metavar="KEY=VALUE", help="A param of the kind; repeat for more.", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, with stable keys.")]
+PasswordOption = Annotated[str | None, typer.Option(help="Password of encrypted documents.", show_default=False)]
+KeyOption = Annotated[str | None, typer.Option(help="Idempotency key; of one source only.", show_default=False)]
+PriorityOption = Annotated[int, typer.Option(help="Above 0 goes before other jobs.")]
+EngineOption = Annotated[
+    str | None, typer.Option(help="experts, mplug-owl, fake or module:factory.", show_default=False)
+]
+ModelOption = Annotated[str | None, typer.Option(help="Directory or hub id of a checkpoint.", show_default=False)]
+JobArgument = Annotated[str, typer.Argument(help="Id of a job, or its first letters.", metavar="JOB")]
+
+
+def parse_params(kind: Kind, pairs: list[str] | None, password: str | None) -> Params:
+    """Raises ParamsError naming the pair that is wrong."""
+    values: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ParamsError(f"-p {pair!r} is not KEY=VALUE")
+        if name in values:
+            raise ParamsError(f"param {name!r} is given twice; lists are written with commas or as JSON")
+        values[name] = _value(kind, name, value)
+    if password is not None:
+        values["password"] = password
+    return check_params(kind, values)
+
+
+def _value(kind: Kind, name: str, value: str) -> Any:
+    if value.startswith(("[", "{")):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ParamsError(f"param {name}: not valid JSON: {error}") from error
+    field = PARAMS[kind].model_fields.get(name)
+    is_list = field is not None and get_origin(field.annotation) is tuple
+    return [item.strip() for item in value.split(",")] if is_list else value
+
+
+def check_key(key: str | None, sources: Sequence[str | None]) -> None:
+    """Raises ParamsError: one key cannot name several jobs."""
+    if key is not None and len(sources) > 1:
+        raise ParamsError(f"--key names one job, but {len(sources)} sources are given")

@@ -1,0 +1,75 @@
+"""Kind `caption`: one sentence per segment of a video with its times, a synopsis, SRT and VTT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from domain.params import Caption, Kind
+from tasks import prompts, subtitles
+from tasks.looking import describe, describe_scene, described_data, page_facts
+from tasks.planning import label, plan_parts, where
+from tasks.summarize import PROMPT_TOKENS, reduce_notes
+from tasks.work import Finished
+from worker.readers.base import Segmenting
+
+if TYPE_CHECKING:
+    from tasks.planning import Spec
+    from tasks.work import JobWork, PartWork, Planning
+
+kind = Kind.CAPTION
+needs_source = True
+
+SYNOPSIS_TOKENS = 120
+
+
+def plan(work: Planning[Caption]) -> list[Spec]:
+    return plan_parts(work, how=Segmenting(mode=work.params.segment, seconds=work.params.seconds))
+
+
+def run(work: PartWork[Caption]) -> Finished:
+    return _run_segment(work) if work.is_video else _run_page(work)
+
+
+def _run_segment(work: PartWork[Caption]) -> Finished:
+    frames = work.frames(count=work.params.frames)
+    completion = describe_scene(work, frames)
+    data = {**described_data(completion), **where(work.part.spec), "times": [round(t, 3) for t in frames.times]}
+    if frames.warnings:
+        data["warnings"] = list(frames.warnings)
+    return Finished(text=completion.text, data=data)
+
+
+def _run_page(work: PartWork[Caption]) -> Finished:
+    page = work.page()
+    if page.blank:
+        return Finished(text="", data={**page_facts(page), "how": "blank", "blank": True})
+    completion = describe(work, page.image)
+    return Finished(text=completion.text, data={**page_facts(page), **described_data(completion)})
+
+
+def finish(work: JobWork[Caption]) -> Finished:
+    """The synopsis is the text; the captions with their times are in data and, for a video, in SRT and VTT."""
+    captions = [{**where(part.spec), "text": part.text or ""} for part in work.good]
+    text = _synopsis(work)
+    cues = [
+        subtitles.Cue(start=part.spec["start"], end=part.spec["end"], text=part.text)
+        for part in work.good
+        if part.text and "start" in part.spec
+    ]
+    files = (
+        ("captions.srt", "application/x-subrip", subtitles.to_srt(cues).encode()),
+        ("captions.vtt", "text/vtt", subtitles.to_vtt(cues).encode()),
+    )
+    is_video = any("start" in part.spec for part in work.parts)
+    return Finished(text=text, data={"captions": captions}, files=files if is_video else ())
+
+
+def _synopsis(work: JobWork[Caption]) -> str:
+    captions = [part.text for part in work.good if part.text]
+    distinct = list(dict.fromkeys(captions))
+    if len(distinct) < 2:
+        return distinct[0] if distinct else ""
+    notes = [f"{label(part.spec)}: {part.text}" for part in work.good if part.text]
+    notes = reduce_notes(work, notes, budget=work.engine.context_tokens - SYNOPSIS_TOKENS - PROMPT_TOKENS)
+    prompt = prompts.synopsis("\n".join(notes), language=work.params.language)
+    return work.write(prompt, max_new_tokens=SYNOPSIS_TOKENS)

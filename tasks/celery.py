@@ -1,0 +1,151 @@
+"""The Celery tasks: ids in, nothing out, safe to run twice. And the process around them: start, SIGTERM, end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+from celery import signals
+
+from domain.errors import SetupError
+from domain.messages import FINISH_JOB, PLAN_JOB, RUN_SLICE, SUBMIT
+from domain.params import Kind
+from domain.settings import Settings
+from storage import jobs, migrations
+from storage.artifacts import ArtifactStore
+from storage.session import Database
+from tasks.context import Context, utc_now
+from tasks.finish import finish_job
+from tasks.heartbeat import Heartbeat
+from tasks.plan import plan_job
+from tasks.run import run_slice
+from tasks.sweep import Sweeper
+from worker import logs, runtime
+from worker.app import app
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """What lives as long as the worker process: the context, the heartbeat, the sweeper."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings.database)
+        migrations.require_current(self.database)
+        self.runtime = runtime.build(settings)
+        self.context = Context(
+            settings=settings,
+            database=self.database,
+            artifacts=ArtifactStore(settings.artifacts),
+            readers=self.runtime.readers,
+            engine=self.runtime.engine,
+            heartbeat=Heartbeat(
+                self.database,
+                lease_seconds=settings.lease_seconds,
+                poll_seconds=settings.poll_seconds,
+                clock=utc_now,
+            ),
+            ring=send,
+            name=f"{socket.gethostname()}:{os.getpid()}",
+        )
+        self.sweeper = Sweeper(self.context)
+
+    def start(self) -> None:
+        self.context.heartbeat.start()
+        self.sweeper.start()
+
+    def shut_down(self) -> None:
+        """SIGTERM: tell all work to stop; it gives its parts back. Leave by force if something does not listen."""
+        self.context.heartbeat.shut_down()
+        timer = threading.Timer(self.settings.grace_seconds, _leave)
+        timer.daemon = True
+        timer.start()
+
+    def close(self) -> None:
+        self.sweeper.close()
+        self.context.heartbeat.close()
+        self.runtime.close()
+        self.database.close()
+
+
+def _leave() -> None:
+    logger.warning("work did not stop in time; its lease will run out", extra={"action": "forced_exit"})
+    os._exit(0)
+
+
+def send(task: str, *args: str | int, queue: str, priority: int) -> None:
+    """The doorbell of a worker."""
+    app.send_task(task, args=args, queue=queue, priority=priority, ignore_result=True, retry=False)
+
+
+_service: Service | None = None
+
+
+def service() -> Service:
+    if _service is None:
+        raise SetupError("the worker has not started; Celery tasks run only inside it")
+    return _service
+
+
+@signals.worker_init.connect
+def _start(**_: Any) -> None:
+    global _service
+    settings = Settings()
+    logs.configure(level=settings.log_level, format=settings.log_format)
+    try:
+        _service = Service(settings)
+    except SetupError as error:
+        logger.critical("%s", error)
+        os._exit(3)  # Celery would log an exception of a signal's receiver and start all the same
+    _service.start()
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    if _service is not None:
+        _service.shut_down()
+
+
+@signals.worker_shutdown.connect
+def _end(**_: Any) -> None:
+    if _service is not None:
+        _service.close()
+
+
+@app.task(name=PLAN_JOB)
+def plan_task(job_id: str) -> None:
+    with logs.about(job=job_id):
+        plan_job(service().context, job_id)
+
+
+@app.task(name=RUN_SLICE)
+def slice_task(job_id: str, slice: int) -> None:
+    context = service().context
+    if context.engine is None:
+        raise SetupError("this worker serves no engine, but its queues include one for slices")
+    with logs.about(job=job_id, slice=slice):
+        run_slice(context, context.engine, job_id, slice)
+
+
+@app.task(name=FINISH_JOB)
+def finish_task(job_id: str) -> None:
+    with logs.about(job=job_id):
+        finish_job(service().context, job_id)
+
+
+@app.task(name=SUBMIT)
+def submit_task(
+    job_id: str, kind: str, source: str | None = None, params: dict[str, Any] | None = None, priority: int = 0
+) -> None:
+    """For applications that have only Celery: `job_id` is theirs to choose and to poll; sent twice it is one job."""
+    context = service().context
+    values = {"kind": Kind(kind), "source": source, "params": params or {}, "priority": priority}
+    with logs.about(job=job_id):
+        with context.database.write() as session:
+            if not jobs.exists(session, job_id):
+                jobs.insert_row(session, job_id, values, now=context.clock())
+        plan_job(context, job_id)

@@ -1,0 +1,61 @@
+"""Kind `copywrite`: facts from every part of the source, or a brief alone, then variants of a text for a channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from domain.errors import Code, ParamsError, SourceError
+from domain.params import Copywrite, Kind
+from tasks import prompts
+from tasks.looking import look
+from tasks.planning import label, plan_parts
+from tasks.summarize import PROMPT_TOKENS, digest, reduce_notes
+from tasks.text import limit_words
+from tasks.work import Finished
+from worker.engines.base import Sampling
+
+if TYPE_CHECKING:
+    from tasks.planning import Spec
+    from tasks.work import JobWork, PartWork, Planning
+
+kind = Kind.COPYWRITE
+needs_source = False
+
+TOKENS_PER_WORD = 2
+TEMPERATURE = 0.8
+"""Of the second and later variants; the first is greedy, so that it is the same on every run."""
+
+
+def plan(work: Planning[Copywrite]) -> list[Spec]:
+    return plan_parts(work)
+
+
+def check(params: Copywrite, *, has_source: bool) -> None:
+    """Raises ParamsError."""
+    if not has_source and not params.brief:
+        raise ParamsError("copywrite needs a source or the param brief")
+
+
+def run(work: PartWork[Copywrite]) -> Finished:
+    seen = look(work)
+    text = digest(work, seen.text, where=label(work.part.spec), focus=work.params.brief)
+    return Finished(text=text, data={**seen.data, "words": len(seen.text.split())})
+
+
+def finish(work: JobWork[Copywrite]) -> Finished:
+    facts = [part.text for part in work.good if part.text]
+    if work.parts and not facts and not work.params.brief:
+        raise SourceError("nothing to write about: every page is blank and there is no brief", code=Code.NO_PAGES)
+    tokens = min(work.params.max_words * TOKENS_PER_WORD + 32, work.engine.context_tokens // 2)
+    if facts:
+        room = work.engine.context_tokens - tokens - PROMPT_TOKENS - work.engine.count_tokens(work.params.brief or "")
+        facts = reduce_notes(work, facts, budget=room)
+    variants = [_variant(work, "\n".join(facts), number, tokens) for number in range(work.params.variants)]
+    text = variants[0] if len(variants) == 1 else "\n\n---\n\n".join(variants)
+    return Finished(text=text, data={"variants": variants, "channel": work.params.channel, "facts": facts})
+
+
+def _variant(work: JobWork[Copywrite], facts: str, number: int, tokens: int) -> str:
+    sampling = Sampling(temperature=TEMPERATURE, top_p=0.95, seed=number) if number else Sampling()
+    written = work.write(prompts.copy(facts, work.params), max_new_tokens=tokens, sampling=sampling)
+    return limit_words(written, work.params.max_words)

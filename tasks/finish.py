@@ -1,0 +1,104 @@
+"""Use case: finish a job. One winner merges the parts, stores the files, closes the job."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from domain.errors import Code, Failure, LostError
+from domain.jobs import Result
+from domain.states import JobState, outcome
+from storage import artifacts, jobs, parts
+from tasks.kinds import KINDS, params_of
+from tasks.plan import give_back, give_up
+from tasks.run import clean
+from tasks.work import JobWork, probe_from_json
+
+if TYPE_CHECKING:
+    import threading
+
+    from domain.jobs import Part
+    from storage.jobs import JobClaim
+    from tasks.context import Context
+    from tasks.work import Finished
+
+logger = logging.getLogger(__name__)
+
+
+def finish_job(context: Context, job_id: str) -> None:
+    """Finish the job if its parts are all over and nobody else does. Safe to call twice."""
+    with context.database.write() as session:
+        claim = jobs.claim_finish(session, job_id, context.claimant)
+        done = parts.of_job(session, job_id) if claim else []
+    if claim is None:
+        return
+    with context.heartbeat.watch(claim.token) as stop:
+        try:
+            state = _finish(context, claim, done, stop)
+        except LostError:
+            give_back(context, claim)
+            return
+        except Exception as error:
+            give_up(context, claim, error, phase="finish")
+            return
+    logger.info("job %s: %s", claim.job.kind, state, extra={"action": "finished", "state": str(state)})
+
+
+def _finish(context: Context, claim: JobClaim, done: list[Part], stop: threading.Event) -> JobState:
+    failed = [part for part in done if part.error]
+    state = outcome(succeeded=len(done) - len(failed), failed=len(failed))
+    if state is JobState.FAILED:
+        error = _common_failure(failed)
+        with context.database.write() as session:
+            jobs.close(session, claim, state=state, error=error, now=context.clock())
+        return state
+    finished = _merge(context, claim, done, stop)
+    _close(context, claim, finished, state=state, failed=failed)
+    return state
+
+
+def _merge(context: Context, claim: JobClaim, done: list[Part], stop: threading.Event) -> Finished:
+    work = JobWork(
+        context=context,
+        job=claim.job,
+        params=params_of(claim.job),
+        stop=stop,
+        deadline_at=time.monotonic() + context.settings.part_seconds,
+        parts=done,
+        probe=probe_from_json(claim.job.probe) if claim.job.probe else None,
+    )
+    return KINDS[claim.job.kind].finish(work)
+
+
+def _close(context: Context, claim: JobClaim, finished: Finished, *, state: JobState, failed: list[Part]) -> None:
+    """Store the files, then commit their rows, the result and the state in one transaction."""
+    stored = [context.artifacts.put(content, name=name, media_type=kind) for name, kind, content in finished.files]
+    data = dict(finished.data)
+    if warnings := (claim.job.probe or {}).get("warnings"):
+        data["warnings"] = list(warnings)
+    if failed:
+        data["failed_parts"] = [{**part.spec, **(part.error.to_json() if part.error else {})} for part in failed]
+    result = Result(text=clean(finished.text), data=clean(data), artifacts=tuple(file.name for file in stored))
+    with context.database.write() as session:
+        for file in stored:
+            artifacts.add(session, file, role="result", job_id=claim.job.id)
+        error = _partly(failed, claim.job.parts.total)
+        jobs.close(session, claim, state=state, result=result, error=error, now=context.clock())
+
+
+def _partly(failed: list[Part], total: int) -> Failure | None:
+    if not failed:
+        return None
+    first = failed[0].error
+    message = f"{len(failed)} of {total} parts failed; the first: {first.message if first else 'unknown'}"
+    return Failure(code=first.code if first else Code.INTERNAL, message=message)
+
+
+def _common_failure(failed: list[Part]) -> Failure:
+    """A job whose every part failed: the one cause, or the first of several."""
+    causes = {part.error.message: part.error for part in failed if part.error}
+    first = next(iter(causes.values()))
+    if len(failed) == 1 or len(causes) == 1:
+        return first
+    return Failure(code=first.code, message=f"all {len(failed)} parts failed; the first: {first.message}")

@@ -1,0 +1,124 @@
+"""Looking at one part: its text, by the layer or by the engine's eyes, or a description of what it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from domain.errors import Code, SourceError
+from tasks import layout, prompts
+from worker.engines.base import Purpose, Request, Turn
+from worker.readers.base import Media
+
+if TYPE_CHECKING:
+    from tasks.work import PartWork
+    from worker.engines.base import Completion
+    from worker.readers.base import Frames, Page
+
+READ_TOKENS = 1024
+DESCRIBE_TOKENS = 96
+ENOUGH_WORDS = 5
+"""A page with fewer words than this is looked at as a picture."""
+LETTER_WORDS = 40
+"""A picture with at least so many words on it is a page of text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was found on a part. `data["how"]` says by what: layer, image, blank, described."""
+
+    text: str
+    lines: tuple[layout.TextLine, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto") -> Seen:
+    """The text of a page. Blank pages never meet the model, so that no text is invented for them.
+
+    Raises:
+        SourceError: mode is "text" and the page has no text layer.
+    """
+    facts = page_facts(page)
+    if page.blank:
+        return Seen(text="", data={**facts, "how": "blank", "blank": True})
+    if mode == "text" and page.layer is None:
+        raise SourceError(f"page {page.number} has no text layer (mode=text)", code=Code.PAGE_DAMAGED)
+    if page.layer is not None and (mode == "text" or (mode == "auto" and page.layer.trusted)):
+        lines = layout.from_layer(page.layer.lines)
+        return Seen(text=layout.to_text(lines), lines=lines, data={**facts, "how": "layer"})
+    completion = _engine_reads(work, page)
+    lines = layout.from_engine(completion.lines[0]) if completion.lines else ()
+    text = layout.to_text(lines) if lines else completion.text
+    return Seen(text=text, lines=lines, data={**facts, "how": "image", **_why(page), **completion.facts})
+
+
+def _engine_reads(work: PartWork[Any], page: Page) -> Completion:
+    turns = (Turn(role="user", text=prompts.READ_PAGE),)
+    return work.complete(Request(purpose=Purpose.READ, turns=turns, images=(page.image,), max_new_tokens=READ_TOKENS))
+
+
+def _why(page: Page) -> dict[str, Any]:
+    """Why the text layer was passed over."""
+    return {"layer": page.layer.reason} if page.layer is not None and page.layer.reason else {}
+
+
+def page_facts(page: Page) -> dict[str, Any]:
+    height, width = page.image.shape[:2]
+    facts: dict[str, Any] = {"width": width, "height": height, "turned": page.rotation}
+    if page.warnings:
+        facts["warnings"] = list(page.warnings)
+    return facts
+
+
+def look(work: PartWork[Any]) -> Seen:
+    """What a part says or shows, as text that a language model can work with."""
+    if work.is_video:
+        return _describe_segment(work)
+    page = work.page()
+    if work.probe.media is Media.IMAGE and not page.blank:
+        return _look_at_picture(work, page)
+    seen = read_page(work, page)
+    if len(seen.text.split()) >= ENOUGH_WORDS or seen.data["how"] == "blank":
+        return seen
+    described = describe(work, page.image)
+    return Seen(text=f"{described.text} {seen.text}".strip(), data={**seen.data, "how": "described"})
+
+
+def _look_at_picture(work: PartWork[Any], page: Page) -> Seen:
+    completion = describe(work, page.image)
+    lines = layout.from_engine(completion.lines[0]) if completion.lines else ()
+    text = layout.to_text(lines)
+    if len(text.split()) >= LETTER_WORDS:
+        return Seen(text=text, lines=lines, data={**page_facts(page), "how": "image"})
+    return Seen(text=completion.text, lines=lines, data={**page_facts(page), **described_data(completion)})
+
+
+def _describe_segment(work: PartWork[Any], *, count: int = 3) -> Seen:
+    frames = work.frames(count=count)
+    completion = describe_scene(work, frames)
+    return Seen(text=completion.text, data={**described_data(completion), "times": [round(t, 3) for t in frames.times]})
+
+
+def describe(work: PartWork[Any], *images: Any, prompt: str = prompts.DESCRIBE_PICTURE) -> Completion:
+    turns = (Turn(role="user", text=prompt + prompts.in_language(getattr(work.params, "language", None))),)
+    return work.complete(
+        Request(purpose=Purpose.DESCRIBE, turns=turns, images=tuple(images), max_new_tokens=DESCRIBE_TOKENS)
+    )
+
+
+def describe_scene(work: PartWork[Any], frames: Frames) -> Completion:
+    return describe(work, *frames.images, prompt=prompts.DESCRIBE_SCENE)
+
+
+def described_data(completion: Completion) -> dict[str, Any]:
+    """What the experts saw, for programs: labels with their confidence, and the text that stands in the pictures."""
+    labels: dict[str, float] = {}
+    for label in (label for one in completion.labels for label in one):
+        labels[label.name] = max(labels.get(label.name, 0.0), round(label.confidence, 4))
+    texts = [line.text for one in completion.lines for line in one]
+    data: dict[str, Any] = {"how": "described", **completion.facts}
+    if labels:
+        data["labels"] = [{"name": name, "confidence": confidence} for name, confidence in labels.items()]
+    if texts:
+        data["text_seen"] = list(dict.fromkeys(texts))
+    return data

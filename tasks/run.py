@@ -1,0 +1,180 @@
+"""Use case: run a slice. Claim its parts, work on a few at a time, commit each as it finishes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from domain.errors import Code, LostError, NightowlError, SourceError, failure_from
+from domain.states import AttemptState
+from storage import attempts, parts
+from tasks.bell import ring_due
+from tasks.kinds import KINDS, params_of
+from tasks.source import open_source
+from tasks.work import PartWork, StoppedError, probe_from_json
+
+if TYPE_CHECKING:
+    import threading
+
+    from domain.errors import Failure
+    from domain.jobs import Part
+    from domain.params import Params
+    from storage.parts import SliceClaim
+    from tasks.context import Context
+    from tasks.work import Finished
+    from worker.engines.base import Engine
+    from worker.readers.base import Open
+
+logger = logging.getLogger(__name__)
+
+
+def run_slice(context: Context, engine: Engine, job_id: str, slice: int) -> None:
+    """Run the parts of a slice that wait. Safe to call twice, and by two workers at once."""
+    with context.database.write() as session:
+        claim = parts.claim(
+            session,
+            job_id,
+            slice,
+            context.claimant,
+            max_attempts=context.settings.max_attempts,
+            engine=engine.name,
+            model=engine.model,
+        )
+    if claim is None:
+        return
+    with context.heartbeat.watch(claim.token) as stop:
+        SliceRun(context, claim, stop).run()
+    ring_due(context)
+
+
+class SliceRun:
+    """One attempt at one slice."""
+
+    def __init__(self, context: Context, claim: SliceClaim, stop: threading.Event) -> None:
+        self._context = context
+        self._claim = claim
+        self._stop = stop
+
+    def run(self) -> None:
+        """Settle every part, or give back what is not settled."""
+        finished = False
+        try:
+            finished = self._run_all()
+        finally:
+            self._close(finished=finished)
+
+    def _run_all(self) -> bool:
+        try:
+            with open_source(self._context, self._claim.job) as source:
+                if source is None:
+                    raise SourceError("the job has parts but no source", code=Code.SOURCE_MISSING)
+                return self._run_parts(source, params_of(self._claim.job))
+        except NightowlError as error:
+            # The source went away after it was planned: that is the failure of each part.
+            return all([self._begin_and_fail(part, error) for part in self._claim.parts])
+
+    def _run_parts(self, source: Open, params: Params) -> bool:
+        workers = self._context.settings.parts_in_flight
+        with ThreadPoolExecutor(workers, thread_name_prefix="part") as pool:
+            futures = [
+                pool.submit(copy_context().run, self._run_part, source, params, part) for part in self._claim.parts
+            ]
+            return all([future.result() for future in futures])
+
+    def _run_part(self, source: Open, params: Params, part: Part) -> bool:
+        """False if the part was left unsettled."""
+        if self._stop.is_set():
+            return False
+        count = self._begin(part)
+        if count is None:
+            return False
+        work = self._work(source, params, part)
+        try:
+            finished = KINDS[self._claim.job.kind].run(work)
+        except (StoppedError, LostError):
+            return False
+        except Exception as error:
+            return self._fail(part, error, count)
+        return self._succeed(part, finished)
+
+    def _work(self, source: Open, params: Params, part: Part) -> PartWork[Any]:
+        return PartWork(
+            context=self._context,
+            job=self._claim.job,
+            params=params,
+            stop=self._stop,
+            deadline_at=time.monotonic() + self._context.settings.part_seconds,
+            part=part,
+            probe=probe_from_json(self._claim.job.probe or {}),
+            source=source,
+        )
+
+    def _begin(self, part: Part) -> int | None:
+        try:
+            with self._context.database.write() as session:
+                return parts.begin(session, self._claim, part.number, now=self._context.clock())
+        except LostError:
+            self._stop.set()
+            return None
+
+    def _succeed(self, part: Part, finished: Finished) -> bool:
+        limit = self._context.settings.limits.max_text_chars
+        try:
+            with self._context.database.write() as session:
+                parts.succeed(
+                    session,
+                    self._claim,
+                    part.number,
+                    text=clean(finished.text)[:limit],
+                    data=clean(finished.data),
+                    now=self._context.clock(),
+                )
+        except LostError:
+            return False
+        return True
+
+    def _begin_and_fail(self, part: Part, error: Exception) -> bool:
+        count = self._begin(part)
+        return count is not None and self._fail(part, error, count)
+
+    def _fail(self, part: Part, error: Exception, count: int) -> bool:
+        failure = failure_from(error)
+        if failure.code == Code.INTERNAL:
+            logger.exception("part %d failed unexpectedly", part.number, extra={"action": "part_failed"})
+        try:
+            self._write_failure(part, failure, count)
+        except LostError:
+            return False
+        return True
+
+    def _write_failure(self, part: Part, failure: Failure, count: int) -> None:
+        context, now = self._context, self._context.clock()
+        decision = context.retry.decide(failure, attempts=count)
+        with context.database.write() as session:
+            if decision.delay is None:
+                parts.fail(session, self._claim, part.number, failure, now=now)
+            else:
+                parts.put_back(session, self._claim, part.number, not_before=now + decision.delay)
+        verb = "failed" if decision.gives_up else "is tried again"
+        logger.warning("part %d %s: %s", part.number, verb, failure.message, extra={"action": "part_failed"})
+
+    def _close(self, *, finished: bool) -> None:
+        with self._context.database.write() as session:
+            if finished:
+                attempts.close(session, self._claim.token, state=AttemptState.SUCCEEDED, now=self._context.clock())
+            else:
+                parts.release(session, self._claim, now=self._context.clock())
+
+
+def clean(value: Any) -> Any:
+    """Without NUL characters, which PostgreSQL stores neither in text nor in JSON."""
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(item) for item in value]
+    return value

@@ -1,0 +1,75 @@
+"""From a job's `source` to a local file that a reader child may open."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from domain.errors import Code, SourceError
+from storage import artifacts
+from worker.readers.base import Open
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from domain.jobs import Job
+    from tasks.context import Context
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
+
+
+@contextmanager
+def open_source(context: Context, job: Job) -> Iterator[Open | None]:
+    """The job's source as a checked local file, for as long as the block runs; None for a job without a source.
+
+    Raises:
+        SourceError: the file is missing, empty, too large, or its kind of address is not supported.
+    """
+    if job.source is None:
+        yield None
+    elif job.source.startswith(artifacts.SCHEME):
+        with context.database.read() as session:
+            stored = artifacts.get(session, job.source.removeprefix(artifacts.SCHEME))
+        with context.artifacts.local(stored) as path:
+            yield _checked(context, job, path)
+    else:
+        yield _checked(context, job, local_path(job.source))
+
+
+def local_path(source: str) -> Path:
+    """Raises SourceError for an address that is not a local file."""
+    if source.startswith("file://"):
+        return Path(unquote(urlsplit(source).path))
+    if match := _URL.match(source):
+        raise SourceError(
+            f"sources at {match[0]} are not supported; give a local path, file://, or upload the bytes",
+            code=Code.SOURCE_UNSUPPORTED,
+        )
+    return Path(source)
+
+
+def _checked(context: Context, job: Job, path: Path) -> Open:
+    source = Open(path=path, limits=context.settings.limits, name=_name(job, path), password=_password(job))
+    if not path.exists():
+        raise SourceError(f"{source.label} does not exist ({path})", code=Code.SOURCE_MISSING)
+    if not path.is_file():
+        raise SourceError(f"{source.label} is not a file ({path})", code=Code.SOURCE_UNSUPPORTED)
+    try:
+        size = path.stat().st_size
+        path.open("rb").close()
+    except OSError as error:
+        raise SourceError(f"{source.label} cannot be read: {error.strerror}", code=Code.SOURCE_MISSING) from error
+    context.settings.limits.check_source_bytes(size, name=source.label)
+    return source
+
+
+def _name(job: Job, path: Path) -> str:
+    return Path(job.source_name).name if job.source_name else path.name
+
+
+def _password(job: Job) -> str | None:
+    given = job.params.get("password")  # an application that inserts rows itself may have left it there
+    return job.password or (str(given) if given else None)

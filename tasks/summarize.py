@@ -1,0 +1,102 @@
+"""Kind `summarize`: a digest of every part, then a tree of merges that stays inside the context, then the summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from domain.errors import Code, SourceError
+from domain.params import Kind, Summarize
+from tasks import prompts
+from tasks.looking import look
+from tasks.planning import label, plan_parts, where
+from tasks.text import sentences, split_to_budget
+from tasks.work import Finished
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.planning import Spec
+    from tasks.work import Desk, JobWork, PartWork, Planning
+
+kind = Kind.SUMMARIZE
+needs_source = True
+
+DIGEST_TOKENS = 96
+MERGE_TOKENS = 160
+SUMMARY_TOKENS = {"short": 110, "medium": 240, "long": 560}
+PROMPT_TOKENS = 160
+"""Room for the instruction around the text."""
+SHORT_WORDS = 40
+"""A text this short is its own digest."""
+
+
+def plan(work: Planning[Summarize]) -> list[Spec]:
+    return plan_parts(work)
+
+
+def run(work: PartWork[Summarize]) -> Finished:
+    seen = look(work)
+    text = digest(work, seen.text, where=label(work.part.spec), focus=work.params.focus)
+    return Finished(text=text, data={**seen.data, "words": len(seen.text.split())})
+
+
+def digest(work: Desk[Any], text: str, *, where: str, focus: str | None = None) -> str:
+    """One or two sentences per piece of a text; a long page has several pieces."""
+    if len(text.split()) <= SHORT_WORDS:
+        return " ".join(text.split())
+    budget = work.engine.context_tokens - DIGEST_TOKENS - PROMPT_TOKENS
+    pieces = split_to_budget(text, budget, work.engine.count_tokens)
+    return " ".join(
+        work.write(prompts.digest(piece, label=where, focus=focus), max_new_tokens=DIGEST_TOKENS) for piece in pieces
+    )
+
+
+def finish(work: JobWork[Summarize]) -> Finished:
+    notes = [f"{label(part.spec)}: {part.text}" for part in work.good if part.text]
+    if not notes:
+        raise SourceError("nothing to summarize: every page is blank", code=Code.NO_PAGES)
+    room = SUMMARY_TOKENS[work.params.length]
+    merged = reduce_notes(work, notes, budget=work.engine.context_tokens - room - PROMPT_TOKENS)
+    text = work.write(prompts.summary("\n".join(merged), work.params), max_new_tokens=room)
+    return Finished(text=text, data={"key_points": key_points(work)})
+
+
+def key_points(work: JobWork[Any]) -> list[dict[str, Any]]:
+    """The first sentence of every digest, with its page or its times."""
+    return [{**where(part.spec), "text": sentences(part.text)[0]} for part in work.good if part.text]
+
+
+def reduce_notes(work: Desk[Any], notes: Sequence[str], *, budget: int) -> list[str]:
+    """Merge neighbouring notes, level by level, until all fit the budget; the order of the document is kept."""
+    count = work.engine.count_tokens
+    while count("\n".join(notes)) > budget:
+        merged = [_merge(work, group) for group in _groups(notes, work)]
+        if count("\n".join(merged)) >= count("\n".join(notes)):
+            return _clip(merged, budget, work)  # a model that does not shorten must not loop for ever
+        notes = merged
+    return list(notes)
+
+
+def _merge(work: Desk[Any], notes: Sequence[str]) -> str:
+    if len(notes) == 1:
+        return notes[0]
+    return work.write(prompts.join_digests("\n".join(notes)), max_new_tokens=MERGE_TOKENS)
+
+
+def _groups(notes: Sequence[str], work: Desk[Any]) -> list[list[str]]:
+    room = work.engine.context_tokens - MERGE_TOKENS - PROMPT_TOKENS
+    groups: list[list[str]] = [[]]
+    for note in _clip_each(notes, room // 2, work):
+        if groups[-1] and work.engine.count_tokens("\n".join([*groups[-1], note])) > room:
+            groups.append([])
+        groups[-1].append(note)
+    return groups
+
+
+def _clip_each(notes: Sequence[str], most: int, work: Desk[Any]) -> list[str]:
+    return [split_to_budget(note, most, work.engine.count_tokens)[0] for note in notes]
+
+
+def _clip(notes: Sequence[str], budget: int, work: Desk[Any]) -> list[str]:
+    """An equal share of the budget for each note."""
+    return _clip_each(notes, max(budget // len(notes) - 1, 8), work)

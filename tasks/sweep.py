@@ -1,0 +1,91 @@
+"""Use case: sweep. Take work back from the dead, end what is overdue, ring for what nobody rang."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from domain.errors import Code, Failure
+from domain.states import JobState
+from storage import attempts, jobs, sweeping
+from tasks.bell import ring_due
+
+if TYPE_CHECKING:
+    from tasks.context import Context
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 200
+
+
+def sweep(context: Context) -> bool:
+    """One sweep, if this worker is the holder. False if another one is."""
+    if not _hold(context):
+        return False
+    _bury_the_dead(context)
+    _end_the_overdue(context)
+    ring_due(context)
+    return True
+
+
+def _hold(context: Context) -> bool:
+    now = context.clock()
+    until = now + timedelta(seconds=3 * context.settings.sweep_seconds)
+    with context.database.write() as session:
+        return sweeping.hold(session, holder=context.name, now=now, until=until)
+
+
+def _bury_the_dead(context: Context) -> None:
+    now = context.clock()
+    with context.database.read() as session:
+        dead = attempts.expired(session, now=now, limit=AT_ONCE)
+    for token, job_id in dead:
+        with context.database.write() as session:
+            buried = sweeping.bury(session, token, job_id, max_attempts=context.settings.max_attempts, now=now)
+        if buried:
+            logger.warning("took work back from a dead attempt", extra={"action": "buried", "job": job_id})
+
+
+def _end_the_overdue(context: Context) -> None:
+    now = context.clock()
+    seconds = context.settings.job_seconds
+    with context.database.read() as session:
+        late = jobs.overdue(session, started_before=now - timedelta(seconds=seconds), limit=AT_ONCE)
+    message = f"not finished {seconds:.0f} s after its start (setting NIGHTOWL_JOB_SECONDS)"
+    for job_id in late:
+        with context.database.write() as session:
+            jobs.end(
+                session, job_id, state=JobState.FAILED, now=now, error=Failure(code=Code.DEADLINE, message=message)
+            )
+
+
+class Sweeper:
+    """The thread that sweeps."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                sweep(self._context)
+            except SQLAlchemyError:
+                logger.warning("the sweep cannot reach the database", exc_info=True, extra={"action": "sweep"})
+            if self._closed.wait(self._context.settings.sweep_seconds):
+                return
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._context.database.write() as session:
+            sweeping.let_go(session, holder=self._context.name)

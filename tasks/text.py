@@ -1,0 +1,100 @@
+"""Small questions about plain text: sentences, words, pieces that fit a budget, passages that fit a question."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"')\]]*\s+|(?<=[。！？])")
+_WORD = re.compile(r"\w+")
+PASSAGE_WORDS = 120
+
+
+def sentences(text: str) -> list[str]:
+    """Split at sentence ends; line breaks inside a sentence become spaces."""
+    return [piece.strip() for piece in _SENTENCE_END.split(" ".join(text.split())) if piece.strip()]
+
+
+def words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def limit_words(text: str, most: int) -> str:
+    """At most that many words, ending at a sentence end where at least half of them remain, else with an ellipsis."""
+    pieces = text.split()
+    if len(pieces) <= most:
+        return text.strip()
+    kept: list[str] = []
+    for sentence in sentences(text):
+        if len(kept) + len(sentence.split()) > most:
+            break
+        kept += sentence.split()
+    return " ".join(kept) if len(kept) >= most / 2 else " ".join(pieces[:most]).rstrip(",;:") + " …"
+
+
+def split_to_budget(text: str, budget: int, count: Callable[[str], int]) -> list[str]:
+    """Cut a text into consecutive pieces of at most `budget` tokens, between sentences where it can be."""
+    if count(text) <= budget:
+        return [text]
+    pieces: list[str] = []
+    current = ""
+    for sentence in _short_enough(sentences(text), budget, count):
+        longer = f"{current} {sentence}".strip()
+        if current and count(longer) > budget:
+            pieces.append(current)
+            longer = sentence
+        current = longer
+    return [*pieces, current] if current else pieces
+
+
+def _short_enough(parts: Iterable[str], budget: int, count: Callable[[str], int]) -> Iterable[str]:
+    """Halve any part that is over the budget by itself."""
+    for part in parts:
+        if count(part) <= budget or len(part) < 2:
+            yield part
+        else:
+            middle = part.rfind(" ", 0, len(part) // 2 + 1)
+            middle = middle if middle > 0 else len(part) // 2
+            yield from _short_enough((part[:middle].strip(), part[middle:].strip()), budget, count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A stretch of the text of part `number`."""
+
+    number: int
+    text: str
+
+
+def passages(number: int, text: str) -> list[Passage]:
+    """Stretches of about 120 words, cut between sentences."""
+    return [
+        Passage(number=number, text=piece) for piece in split_to_budget(text, PASSAGE_WORDS, lambda t: len(t.split()))
+    ]
+
+
+def best_passages(
+    question: str, candidates: Sequence[Passage], *, budget: int, count: Callable[[str], int]
+) -> list[Passage]:
+    """The passages that share the rarest words with the question, within the budget, in their own order.
+
+    Scored by the sum of the inverse document frequencies of shared words (the idf of BM25, Robertson & Zaragoza 2009).
+    """
+    asked = set(words(question))
+    bags = [set(words(passage.text)) for passage in candidates]
+    frequency = Counter(word for bag in bags for word in bag & asked)
+    weight = {word: math.log(1 + (len(bags) - n + 0.5) / (n + 0.5)) for word, n in frequency.items()}
+    ranked = sorted(range(len(candidates)), key=lambda i: -sum(weight[word] for word in bags[i] & asked))
+    chosen, used = [], 0
+    for index in ranked:
+        size = count(candidates[index].text) + 8
+        if used + size <= budget:
+            chosen.append(index)
+            used += size
+    return [candidates[index] for index in sorted(chosen)]

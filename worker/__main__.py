@@ -1,0 +1,52 @@
+"""`python -m worker`: one worker process. Celery's threads pool, one engine, every queue that the settings name."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from domain.errors import SetupError
+from domain.messages import GPU, queue_for
+from domain.settings import Settings
+from worker import logs, runtime
+from worker.parent import die_with_parent
+
+PARENT_VARIABLE = "NIGHTOWL_STACK"
+"""Set by a stack (nightowl/stack.py) for the workers that belong to it."""
+
+
+def main() -> int:
+    runtime.calm_openmp()
+    if os.environ.get(PARENT_VARIABLE):
+        die_with_parent()
+    settings = Settings()
+    logs.configure(level=settings.log_level, format=settings.log_format)
+    from worker.app import app
+
+    try:
+        queues = _queues(settings)
+    except SetupError as error:
+        sys.stderr.write(f"nightowl worker: {error}\n")
+        return 3
+    app.worker_main(
+        [
+            *("--quiet", "worker", "--pool=threads", "--without-gossip", "--without-mingle"),
+            *(f"--concurrency={settings.concurrency}", f"--loglevel={settings.log_level}"),
+            "--queues=" + ",".join(queues),
+        ]
+    )
+    return 0
+
+
+def _queues(settings: Settings) -> list[str]:
+    """The queues of the settings, and the one of work that asks for this worker's engine by name."""
+    from worker.engines.registry import resolve_name
+
+    queues = list(settings.queues)
+    if GPU in queues:
+        queues.append(queue_for(GPU, resolve_name(settings.engine, settings.model)))
+    return queues
+
+
+if __name__ == "__main__":
+    sys.exit(main())
