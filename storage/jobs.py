@@ -14,7 +14,7 @@ from sqlalchemy import func, insert, or_, select, update
 
 from domain.errors import Code, ConflictError, Failure, LostError, NotFoundError
 from domain.jobs import Job, JobSpec, PartCounts, Result
-from domain.params import Kind
+from domain.kinds import Kind
 from domain.states import AttemptState, JobState, PartState, Phase
 from storage import attempts, tables
 from storage.attempts import Claimant, new_token
@@ -125,9 +125,14 @@ def claim_plan(session: Session, job_id: str, claimant: Claimant) -> JobClaim | 
     return _claim(session, job_id, claimant, Phase.PLAN, JobState.PENDING)
 
 
-def claim_finish(session: Session, job_id: str, claimant: Claimant) -> JobClaim | None:
-    """The right to finish a running job whose parts are all over."""
-    return _claim(session, job_id, claimant, Phase.FINISH, JobState.RUNNING)
+def claim_finish(
+    session: Session, job_id: str, claimant: Claimant, *, engine: str | None, model: str | None
+) -> JobClaim | None:
+    """The right to finish a running job whose parts are all over. Writes `engine` and `model` where none ran yet."""
+    claim = _claim(session, job_id, claimant, Phase.FINISH, JobState.RUNNING)
+    if claim is not None and claim.job.model is None:
+        session.execute(update(tables.Job).where(tables.Job.id == job_id).values(engine=engine, model=model))
+    return claim
 
 
 def _claim(session: Session, job_id: str, claimant: Claimant, phase: Phase, state: JobState) -> JobClaim | None:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from domain.params import Kind
+from domain.kinds import Kind
 from domain.states import AttemptState, JobState, PartState, Phase
 
 

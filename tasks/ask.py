@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
-from domain.params import Ask, Kind
+from domain.kinds import Kind
 from tasks import prompts
 from tasks.looking import look, page_facts
 from tasks.planning import label, plan_parts, where
@@ -20,6 +20,7 @@ from worker.engines.base import Purpose, Request, Turn
 from worker.readers.base import Media
 
 if TYPE_CHECKING:
+    from domain.params import Ask
     from tasks.planning import Spec
     from tasks.work import JobWork, PartWork, Planning
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from domain.params import Caption, Kind
+from domain.kinds import Kind
 from tasks import prompts, subtitles
 from tasks.looking import describe, describe_scene, described_data, page_facts
 from tasks.planning import label, plan_parts, where
@@ -13,6 +13,7 @@ from tasks.work import Finished
 from worker.readers.base import Segmenting
 
 if TYPE_CHECKING:
+    from domain.params import Caption
     from tasks.planning import Spec
     from tasks.work import JobWork, PartWork, Planning
 

@@ -11,8 +11,8 @@ from typing import Any
 from celery import signals
 
 from domain.errors import SetupError
+from domain.kinds import Kind
 from domain.messages import FINISH_JOB, PLAN_JOB, RUN_SLICE, SUBMIT
-from domain.params import Kind
 from domain.settings import Settings
 from storage import jobs, migrations
 from storage.artifacts import ArtifactStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from domain.errors import Code, ParamsError, SourceError
-from domain.params import Copywrite, Kind
+from domain.kinds import Kind
 from tasks import prompts
 from tasks.looking import look
 from tasks.planning import label, plan_parts
@@ -15,6 +15,7 @@ from tasks.work import Finished
 from worker.engines.base import Sampling
 
 if TYPE_CHECKING:
+    from domain.params import Copywrite
     from tasks.planning import Spec
     from tasks.work import JobWork, PartWork, Planning
 

@@ -28,8 +28,15 @@ logger = logging.getLogger(__name__)
 
 def finish_job(context: Context, job_id: str) -> None:
     """Finish the job if its parts are all over and nobody else does. Safe to call twice."""
+    engine = context.engine
     with context.database.write() as session:
-        claim = jobs.claim_finish(session, job_id, context.claimant)
+        claim = jobs.claim_finish(
+            session,
+            job_id,
+            context.claimant,
+            engine=engine.name if engine else None,
+            model=engine.model if engine else None,
+        )
         done = parts.of_job(session, job_id) if claim else []
     if claim is None:
         return

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from domain.errors import ParamsError
-from domain.params import Copywrite, Kind, Params, check_params
+from domain.params import Copywrite, Params, check_params
 from tasks import ask, caption, copywrite, ocr, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from domain.jobs import Job
+    from domain.kinds import Kind
     from tasks.planning import Spec
     from tasks.work import Finished, JobWork, PartWork, Planning
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from domain.params import Kind, Ocr
+from domain.kinds import Kind
 from tasks import layout, prompts
 from tasks.looking import READ_TOKENS, Seen, read_page
 from tasks.planning import label, plan_parts
@@ -12,6 +12,7 @@ from tasks.work import Finished
 from worker.engines.base import Purpose, Request, Turn
 
 if TYPE_CHECKING:
+    from domain.params import Ocr
     from tasks.planning import Spec
     from tasks.work import JobWork, PartWork, Planning
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
-from domain.params import Kind, Summarize
+from domain.kinds import Kind
 from tasks import prompts
 from tasks.looking import look
 from tasks.planning import label, plan_parts, where
@@ -15,6 +15,7 @@ from tasks.work import Finished
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from domain.params import Summarize
     from tasks.planning import Spec
     from tasks.work import Desk, JobWork, PartWork, Planning
 

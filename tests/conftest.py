@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from storage import migrations
 from storage.session import Database
@@ -53,9 +53,12 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     """A fresh database on the server."""
     name = f"test{next(_numbers)}"
     admin = make_url(postgres_server).set(drivername="postgresql+psycopg")
-    engine = create_engine(admin, isolation_level="AUTOCOMMIT")
+    engine = create_engine(admin, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(
+            text(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        )  # speed; nothing crashes it here
     yield admin.set(database=name).render_as_string(hide_password=False)
     with engine.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

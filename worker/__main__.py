@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+
+from celery.exceptions import SecurityWarning
 
 from domain.errors import SetupError
 from domain.messages import GPU, queue_for
@@ -20,6 +23,8 @@ def main() -> int:
     if os.environ.get(PARENT_VARIABLE):
         die_with_parent()
     settings = Settings()
+    # Celery warns of root because of pickle; we accept JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     logs.configure(level=settings.log_level, format=settings.log_format)
     from worker.app import app
 

@@ -1,4 +1,4 @@
-"""`python -m worker.selfcheck [--engine]`: whether readers and engine work here. One JSON object per check on stdout."""
+"""`python -m worker.selfcheck [--engine]`: do readers and engine work here? One JSON object per check on stdout."""
 
 from __future__ import annotations
 

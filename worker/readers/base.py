@@ -81,7 +81,8 @@ class TextLayer:
 class Page:
     """One page or image, upright as its file says (/Rotate, EXIF).
 
-    `image` is the picture (height, width, 3); `scale` is pixels per point (1.0 for image files), `rotation` the turn in
+    `image` is the picture (height, width, 3); `scale` is pixels per point (for image
+    files a point is a native pixel, so 1.0 where nothing was shrunk), `rotation` the turn in
     degrees that the file asked for and that is already applied. `blank` is True where no ink was found.
     """
 
@@ -149,7 +150,7 @@ class DocumentReader(Protocol):
 
     def probe(self, source: Open, *, format: str) -> Probe: ...
 
-    def page(self, source: Open, number: int, *, target_pixels: int) -> Page:
+    def page(self, source: Open, number: int, *, format: str, target_pixels: int) -> Page:
         """Page `number` (1-based), about `target_pixels` on its longer side, never over the pixel limits."""
         ...
 
