@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from domain.errors import Failure
-    from domain.params import Kind, Params
+    from domain.kinds import Kind
+    from domain.params import Params
     from domain.states import JobState, PartState
 
 

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from domain.errors import ParamsError
+from domain.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-
-class Kind(StrEnum):
-    SUMMARIZE = "summarize"
-    OCR = "ocr"
-    COPYWRITE = "copywrite"
-    CAPTION = "caption"
-    ASK = "ask"
 
 
 _RANGE = re.compile(r"\s*(\d+)\s*(?:(-)\s*(\d+)?\s*)?")

@@ -53,8 +53,11 @@ class Phase(StrEnum):
 FINAL_JOB_STATES = tuple(state for state in JobState if state.is_final)
 
 
-def outcome(*, succeeded: int, failed: int) -> JobState:
-    """The final state of a job whose parts are all over: failed only if every part failed."""
-    if not failed:
-        return JobState.SUCCEEDED
-    return JobState.PARTIAL if succeeded else JobState.FAILED
+def outcome(*, succeeded: int, failed: int, damaged: int = 0) -> JobState:
+    """The final state of a job whose parts are all over: failed only if every part failed.
+
+    `damaged` counts the parts among those that succeeded of which something could not be read.
+    """
+    if failed and not succeeded:
+        return JobState.FAILED
+    return JobState.PARTIAL if failed or damaged else JobState.SUCCEEDED

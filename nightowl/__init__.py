@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from domain.errors import Failure, NightowlError
     from domain.jobs import Job, Part, PartCounts, Result
-    from domain.params import Ask, Caption, Copywrite, Kind, Ocr, Summarize
+    from domain.kinds import Kind
+    from domain.params import Ask, Caption, Copywrite, Ocr, Summarize
     from domain.settings import Settings
     from domain.states import JobState, PartState
     from nightowl.client import Changes, Client
@@ -23,7 +24,8 @@ _HOMES = {
     "nightowl.client": ("Changes", "Client"),
     "domain.errors": ("Failure", "NightowlError"),
     "domain.jobs": ("Job", "Part", "PartCounts", "Result"),
-    "domain.params": ("Ask", "Caption", "Copywrite", "Kind", "Ocr", "Summarize"),
+    "domain.kinds": ("Kind",),
+    "domain.params": ("Ask", "Caption", "Copywrite", "Ocr", "Summarize"),
     "domain.settings": ("Settings",),
     "domain.states": ("JobState", "PartState"),
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from domain.errors import Code, SourceError
 from domain.kinds import Kind
 from tasks import prompts
-from tasks.looking import look, page_facts
+from tasks.looking import frame_facts, look, page_facts
 from tasks.planning import label, plan_parts, where
 from tasks.summarize import PROMPT_TOKENS
 from tasks.text import best_passages, passages
@@ -49,7 +49,7 @@ def run(work: PartWork[Ask]) -> Finished:
         return Finished(text=seen.text, data=seen.data)
     if work.is_video:
         frames = work.frames(count=SCENE_FRAMES)
-        return _ask_about(work, frames.images, {"times": [round(t, 3) for t in frames.times]})
+        return _ask_about(work, frames.images, frame_facts(frames))
     page = work.page()
     return _ask_about(work, (page.image,), page_facts(page))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from domain.kinds import Kind
 from tasks import prompts, subtitles
-from tasks.looking import describe, describe_scene, described_data, page_facts
+from tasks.looking import describe, describe_scene, described_data, frame_facts, page_facts
 from tasks.planning import label, plan_parts, where
 from tasks.summarize import PROMPT_TOKENS, reduce_notes
 from tasks.work import Finished
@@ -34,10 +34,9 @@ def run(work: PartWork[Caption]) -> Finished:
 def _run_segment(work: PartWork[Caption]) -> Finished:
     frames = work.frames(count=work.params.frames)
     completion = describe_scene(work, frames)
-    data = {**described_data(completion), **where(work.part.spec), "times": [round(t, 3) for t in frames.times]}
-    if frames.warnings:
-        data["warnings"] = list(frames.warnings)
-    return Finished(text=completion.text, data=data)
+    return Finished(
+        text=completion.text, data={**described_data(completion), **where(work.part.spec), **frame_facts(frames)}
+    )
 
 
 def _run_page(work: PartWork[Caption]) -> Finished:

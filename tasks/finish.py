@@ -54,14 +54,15 @@ def finish_job(context: Context, job_id: str) -> None:
 
 def _finish(context: Context, claim: JobClaim, done: list[Part], stop: threading.Event) -> JobState:
     failed = [part for part in done if part.error]
-    state = outcome(succeeded=len(done) - len(failed), failed=len(failed))
+    damaged = [part for part in done if part.data.get("damaged")]
+    state = outcome(succeeded=len(done) - len(failed), failed=len(failed), damaged=len(damaged))
     if state is JobState.FAILED:
         error = _common_failure(failed)
         with context.database.write() as session:
             jobs.close(session, claim, state=state, error=error, now=context.clock())
         return state
     finished = _merge(context, claim, done, stop)
-    _close(context, claim, finished, state=state, failed=failed)
+    _close(context, claim, finished, state=state, failed=failed, damaged=damaged)
     return state
 
 
@@ -78,7 +79,9 @@ def _merge(context: Context, claim: JobClaim, done: list[Part], stop: threading.
     return KINDS[claim.job.kind].finish(work)
 
 
-def _close(context: Context, claim: JobClaim, finished: Finished, *, state: JobState, failed: list[Part]) -> None:
+def _close(
+    context: Context, claim: JobClaim, finished: Finished, *, state: JobState, failed: list[Part], damaged: list[Part]
+) -> None:
     """Store the files, then commit their rows, the result and the state in one transaction."""
     stored = [context.artifacts.put(content, name=name, media_type=kind) for name, kind, content in finished.files]
     data = dict(finished.data)
@@ -90,13 +93,18 @@ def _close(context: Context, claim: JobClaim, finished: Finished, *, state: JobS
     with context.database.write() as session:
         for file in stored:
             artifacts.add(session, file, role="result", job_id=claim.job.id)
-        error = _partly(failed, claim.job.parts.total)
+        error = _partly(failed, damaged, claim.job.parts.total)
         jobs.close(session, claim, state=state, result=result, error=error, now=context.clock())
 
 
-def _partly(failed: list[Part], total: int) -> Failure | None:
-    if not failed:
+def _partly(failed: list[Part], damaged: list[Part], total: int) -> Failure | None:
+    """Why the job is only partial; None where it is not."""
+    if not failed and not damaged:
         return None
+    if not failed:
+        first_warning = "; ".join(damaged[0].data.get("warnings", ()))
+        message = f"{len(damaged)} of {total} parts are damaged; the first: {first_warning}"
+        return Failure(code=Code.SOURCE_DAMAGED, message=message)
     first = failed[0].error
     message = f"{len(failed)} of {total} parts failed; the first: {first.message if first else 'unknown'}"
     return Failure(code=first.code if first else Code.INTERNAL, message=message)

@@ -70,6 +70,16 @@ def page_facts(page: Page) -> dict[str, Any]:
     return facts
 
 
+def frame_facts(frames: Frames) -> dict[str, Any]:
+    """The true times of the frames. `damaged` marks a part of which something could not be decoded."""
+    facts: dict[str, Any] = {"times": [round(moment, 3) for moment in frames.times]}
+    if frames.warnings:
+        facts["warnings"] = list(frames.warnings)
+    if frames.lost:
+        facts["damaged"] = True
+    return facts
+
+
 def look(work: PartWork[Any]) -> Seen:
     """What a part says or shows, as text that a language model can work with."""
     if work.is_video:
@@ -96,7 +106,7 @@ def _look_at_picture(work: PartWork[Any], page: Page) -> Seen:
 def _describe_segment(work: PartWork[Any], *, count: int = 3) -> Seen:
     frames = work.frames(count=count)
     completion = describe_scene(work, frames)
-    return Seen(text=completion.text, data={**described_data(completion), "times": [round(t, 3) for t in frames.times]})
+    return Seen(text=completion.text, data={**described_data(completion), **frame_facts(frames)})
 
 
 def describe(work: PartWork[Any], *images: Any, prompt: str = prompts.DESCRIBE_PICTURE) -> Completion:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from domain.kinds import Kind
 from tasks import layout, prompts
-from tasks.looking import READ_TOKENS, Seen, read_page
+from tasks.looking import READ_TOKENS, Seen, frame_facts, read_page
 from tasks.planning import label, plan_parts
 from tasks.work import Finished
 from worker.engines.base import Purpose, Request, Turn
@@ -54,7 +54,7 @@ def _run_segment(work: PartWork[Ocr]) -> Finished:
     )
     lines = layout.from_engine(completion.lines[0]) if completion.lines else ()
     seen = Seen(text=layout.to_text(lines) if lines else completion.text, lines=lines, data={"how": "image"})
-    return Finished(text=seen.text, data={**seen.data, **_lines(seen), "times": list(frames.times)})
+    return Finished(text=seen.text, data={**seen.data, **_lines(seen), **frame_facts(frames)})
 
 
 def finish(work: JobWork[Ocr]) -> Finished:

@@ -45,11 +45,11 @@ def main() -> int:
 
 def _queues(settings: Settings) -> list[str]:
     """The queues of the settings, and the one of work that asks for this worker's engine by name."""
-    from worker.engines.registry import resolve_name
+    from worker.engines.registry import resolve
 
     queues = list(settings.queues)
     if GPU in queues:
-        queues.append(queue_for(GPU, resolve_name(settings.engine, settings.model)))
+        queues.append(queue_for(GPU, resolve(settings.engine, model=settings.model)))
     return queues
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from domain.messages import GPU
 from worker.engines.base import EngineConfig
-from worker.engines.registry import create_engine, resolve_name
+from worker.engines.registry import create_engine, resolve
 from worker.readers.children import Readers
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def engine_config(settings: Settings) -> EngineConfig:
 
 
 def _engine(settings: Settings) -> Engine:
-    name = resolve_name(settings.engine, settings.model)
+    name = resolve(settings.engine, model=settings.model)
     started = time.monotonic()
     engine = create_engine(name, engine_config(settings))
     logger.info(

@@ -56,10 +56,10 @@ def _readers(settings: Settings) -> str:
 
 def _engine(settings: Settings) -> str:
     from worker.engines.base import Request, Turn
-    from worker.engines.registry import create_engine, resolve_name
+    from worker.engines.registry import create_engine, resolve
 
     started = time.monotonic()
-    engine = create_engine(resolve_name(settings.engine, settings.model), runtime.engine_config(settings))
+    engine = create_engine(resolve(settings.engine, model=settings.model), runtime.engine_config(settings))
     try:
         loaded = time.monotonic() - started
         request = Request(turns=(Turn(role="user", text="Say hello."),), max_new_tokens=8)

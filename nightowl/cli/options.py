@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 import typer
 
 from domain.errors import ParamsError
-from domain.params import PARAMS, Kind, check_params
+from domain.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,8 @@ JobArgument = Annotated[str, typer.Argument(help="Id of a job, or its first lett
 
 def parse_params(kind: Kind, pairs: list[str] | None, password: str | None) -> Params:
     """Raises ParamsError naming the pair that is wrong."""
+    from domain.params import check_params
+
     values: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
@@ -57,6 +59,8 @@ def _value(kind: Kind, name: str, value: str) -> Any:
             return json.loads(value)
         except json.JSONDecodeError as error:
             raise ParamsError(f"param {name}: not valid JSON: {error}") from error
+    from domain.params import PARAMS
+
     field = PARAMS[kind].model_fields.get(name)
     is_list = field is not None and get_origin(field.annotation) is tuple
     return [item.strip() for item in value.split(",")] if is_list else value

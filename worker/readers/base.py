@@ -108,12 +108,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """Frames of one segment, evenly spread over its time; `times[i]` is the true time of `images[i]`, in seconds."""
+    """Frames of one segment, evenly spread over its time; `times[i]` is the true time of `images[i]`, in seconds.
+
+    `lost` counts the frames that were wanted and could not be decoded.
+    """
 
     start: float
     end: float
     images: tuple[RGB, ...]
     times: tuple[float, ...]
+    lost: int = 0
     warnings: tuple[str, ...] = ()
 
 

@@ -83,7 +83,9 @@ class Videos:
             )
         lost = len(wanted) - len(images)
         warnings = (f"{lost} of {len(wanted)} frames could not be decoded (damaged video data)",) if lost else ()
-        return Frames(start=segment.start, end=segment.end, images=tuple(images), times=tuple(times), warnings=warnings)
+        return Frames(
+            start=segment.start, end=segment.end, images=tuple(images), times=tuple(times), lost=lost, warnings=warnings
+        )
 
     def _read(self, decoder: Decoder, wanted: Sequence[int]) -> tuple[list[RGB], list[float]]:
         images, times = [], []
