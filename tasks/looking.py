@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
@@ -12,7 +12,7 @@ from worker.readers.base import Media
 
 if TYPE_CHECKING:
     from tasks.work import PartWork
-    from worker.engines.base import Completion
+    from worker.engines.base import RGB, Completion, Line
     from worker.readers.base import Frames, Page
 
 READ_TOKENS = 1024
@@ -25,10 +25,15 @@ LETTER_WORDS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What was found on a part. `data["how"]` says by what: layer, image, blank, described."""
+    """What was found on a part. `data["how"]` says by what: layer, image, blank, described.
+
+    `lines` are for laying text out; `found` are the same lines as results show them: text, box (left, top, right,
+    bottom in pixels of the page's picture) and confidence (None for a text layer).
+    """
 
     text: str
     lines: tuple[layout.TextLine, ...] = ()
+    found: tuple[dict[str, Any], ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,16 +50,34 @@ def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto") -> Seen:
         raise SourceError(f"page {page.number} has no text layer (mode=text)", code=Code.PAGE_DAMAGED)
     if page.layer is not None and (mode == "text" or (mode == "auto" and page.layer.trusted)):
         lines = layout.from_layer(page.layer.lines)
-        return Seen(text=layout.to_text(lines), lines=lines, data={**facts, "how": "layer"})
-    completion = _engine_reads(work, page)
-    lines = layout.from_engine(completion.lines[0]) if completion.lines else ()
-    text = layout.to_text(lines) if lines else completion.text
-    return Seen(text=text, lines=lines, data={**facts, "how": "image", **_why(page), **completion.facts})
+        found = tuple(_found(line.text, line.box, None) for line in page.layer.lines)
+        return Seen(text=layout.to_text(lines), lines=lines, found=found, data={**facts, "how": "layer"})
+    seen = read_image(work, page.image)
+    return replace(seen, data={**facts, **_why(page), **seen.data})
 
 
-def _engine_reads(work: PartWork[Any], page: Page) -> Completion:
+def read_image(work: PartWork[Any], image: RGB) -> Seen:
+    """The text that a picture shows, by the engine."""
     turns = (Turn(role="user", text=prompts.READ_PAGE),)
-    return work.complete(Request(purpose=Purpose.READ, turns=turns, images=(page.image,), max_new_tokens=READ_TOKENS))
+    completion = work.complete(Request(purpose=Purpose.READ, turns=turns, images=(image,), max_new_tokens=READ_TOKENS))
+    read = completion.lines[0] if completion.lines else ()
+    lines = layout.from_engine(read)
+    text = layout.to_text(lines) if lines else completion.text
+    found = tuple(_found(line.text, _bounds(line), line.confidence) for line in read)
+    return Seen(text=text, lines=lines, found=found, data={"how": "image", **completion.facts})
+
+
+def _bounds(line: Line) -> tuple[float, float, float, float]:
+    across, down = zip(*line.box, strict=True)
+    return min(across), min(down), max(across), max(down)
+
+
+def _found(text: str, box: tuple[float, float, float, float], confidence: float | None) -> dict[str, Any]:
+    return {
+        "text": text,
+        "box": [round(edge, 1) for edge in box],
+        "confidence": None if confidence is None else round(confidence, 4),
+    }
 
 
 def _why(page: Page) -> dict[str, Any]:
@@ -109,7 +132,7 @@ def _describe_segment(work: PartWork[Any], *, count: int = 3) -> Seen:
     return Seen(text=completion.text, data={**described_data(completion), **frame_facts(frames)})
 
 
-def describe(work: PartWork[Any], *images: Any, prompt: str = prompts.DESCRIBE_PICTURE) -> Completion:
+def describe(work: PartWork[Any], *images: RGB, prompt: str = prompts.DESCRIBE_PICTURE) -> Completion:
     turns = (Turn(role="user", text=prompt + prompts.in_language(getattr(work.params, "language", None))),)
     return work.complete(
         Request(purpose=Purpose.DESCRIBE, turns=turns, images=tuple(images), max_new_tokens=DESCRIBE_TOKENS)

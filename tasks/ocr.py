@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from domain.kinds import Kind
-from tasks import layout, prompts
-from tasks.looking import READ_TOKENS, Seen, frame_facts, read_page
+from tasks import layout
+from tasks.looking import Seen, frame_facts, read_image, read_page
 from tasks.planning import label, plan_parts
 from tasks.work import Finished
-from worker.engines.base import Purpose, Request, Turn
 
 if TYPE_CHECKING:
     from domain.params import Ocr
@@ -33,27 +32,15 @@ def run(work: PartWork[Ocr]) -> Finished:
 
 
 def _lines(seen: Seen) -> dict[str, Any]:
-    lines = [
-        {"text": line.text, "box": [round(edge, 1) for edge in line.box], "confidence": _rounded(line.confidence)}
-        for line in seen.lines
-    ]
-    known = [line.confidence for line in seen.lines if line.confidence is not None]
-    return {"lines": lines, "confidence": _rounded(sum(known) / len(known)) if known else None}
-
-
-def _rounded(confidence: float | None) -> float | None:
-    return None if confidence is None else round(confidence, 4)
+    """The lines, and the mean of their confidences; None for a text layer."""
+    known = [line["confidence"] for line in seen.found if line["confidence"] is not None]
+    return {"lines": list(seen.found), "confidence": round(sum(known) / len(known), 4) if known else None}
 
 
 def _run_segment(work: PartWork[Ocr]) -> Finished:
     """On-screen text: that of the frame in the middle of the segment."""
     frames = work.frames(count=1)
-    turns = (Turn(role="user", text=prompts.READ_PAGE),)
-    completion = work.complete(
-        Request(purpose=Purpose.READ, turns=turns, images=frames.images, max_new_tokens=READ_TOKENS)
-    )
-    lines = layout.from_engine(completion.lines[0]) if completion.lines else ()
-    seen = Seen(text=layout.to_text(lines) if lines else completion.text, lines=lines, data={"how": "image"})
+    seen = read_image(work, frames.images[0])
     return Finished(text=seen.text, data={**seen.data, **_lines(seen), **frame_facts(frames)})
 
 
