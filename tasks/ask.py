@@ -6,15 +6,17 @@ before the model; the answer says which pages they came from.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
 from domain.kinds import Kind
-from tasks import prompts
-from tasks.looking import frame_facts, look, page_facts
-from tasks.planning import label, plan_parts, where
+from tasks import grounding, prompts
+from tasks.grounding import Checked
+from tasks.looking import described_data, frame_facts, look, page_facts
+from tasks.planning import plan_parts, where
 from tasks.summarize import PROMPT_TOKENS
-from tasks.text import best_passages, passages
+from tasks.text import best_passages, passages, sentences
 from tasks.work import Finished
 from worker.engines.base import Purpose, Request, Turn
 from worker.readers.base import Media
@@ -23,11 +25,15 @@ if TYPE_CHECKING:
     from domain.params import Ask
     from tasks.planning import Spec
     from tasks.work import JobWork, PartWork, Planning
+    from worker.engines.base import Completion
 
 kind = Kind.ASK
 needs_source = True
 
-ANSWER_TOKENS = 200
+ANSWER_TOKENS = 160
+ANSWER_WORDS = 120
+EVIDENCE_SHARE = 5
+"""A fifth of the context holds the passages. More of them cost time and mislead a small model."""
 SCENE_FRAMES = 3
 
 
@@ -60,7 +66,17 @@ def _ask_about(work: PartWork[Ask], images: tuple[Any, ...], data: dict[str, Any
         purpose=Purpose.WRITE, turns=(*earlier(work.params), asked), images=images, max_new_tokens=ANSWER_TOKENS
     )
     completion = work.complete(request)
-    return Finished(text=completion.text, data={**data, "how": "image", **completion.facts})
+    answer = Checked(text=completion.text, method="model")
+    if evidence := _seen(completion):
+        answer = _checked(completion.text, evidence, question(work.params), language=work.params.language)
+    return Finished(text=answer.text, data={**data, **described_data(completion), "method": answer.method})
+
+
+def _seen(completion: Completion) -> str:
+    """What vision experts wrote down; empty for an engine that looks for itself."""
+    texts = [line.text for one in completion.lines for line in one]
+    names = [label.name for one in completion.labels for label in one]
+    return "\n\n".join(text if text.endswith(".") else f"{text}." for text in dict.fromkeys([*texts, *names]))
 
 
 def finish(work: JobWork[Ask]) -> Finished:
@@ -68,20 +84,36 @@ def finish(work: JobWork[Ask]) -> Finished:
     if not answered:
         raise SourceError("nothing to answer from: every page is blank", code=Code.NO_PAGES)
     if work.probe is not None and work.probe.media is not Media.DOCUMENT and len(answered) == 1:
-        return Finished(text=answered[0].text or "", data={"sources": [where(answered[0].spec)]})
+        data = {"sources": [where(answered[0].spec)], "method": answered[0].data.get("method", "model")}
+        return Finished(text=answered[0].text or "", data=data)
     return _answer(work)
 
 
 def _answer(work: JobWork[Ask]) -> Finished:
     asked, history = question(work.params), earlier(work.params)
     spent = sum(work.engine.count_tokens(text) for text in (asked, *(turn.text for turn in history)))
-    budget = work.engine.context_tokens - ANSWER_TOKENS - PROMPT_TOKENS - spent
+    budget = min(
+        work.engine.context_tokens - ANSWER_TOKENS - PROMPT_TOKENS - spent, work.engine.context_tokens // EVIDENCE_SHARE
+    )
     candidates = [piece for part in work.good for piece in passages(part.number, part.text or "")]
     chosen = best_passages(asked, candidates, budget=budget, count=work.engine.count_tokens)
     specs = {part.number: part.spec for part in work.good}
-    evidence = "\n\n".join(f"[{label(specs[piece.number])}] {piece.text}" for piece in chosen)
+    evidence = "\n\n".join(piece.text for piece in chosen)
     prompt = prompts.answer(asked, evidence, language=work.params.language)
     turns = (*history, Turn(role="user", text=prompt))
     completion = work.complete(Request(purpose=Purpose.WRITE, turns=turns, max_new_tokens=ANSWER_TOKENS))
-    numbers = dict.fromkeys(piece.number for piece in chosen)
-    return Finished(text=completion.text, data={"sources": [where(specs[number]) for number in numbers]})
+    answer = _checked(completion.text, evidence, asked, language=work.params.language)
+    cited = [piece.number for piece in chosen if answer.method == "model" or answer.text in piece.text]
+    sources = [where(specs[number]) for number in dict.fromkeys(cited)]
+    return Finished(text=answer.text, data={"sources": sources, "method": answer.method})
+
+
+def _checked(answer: str, evidence: str, asked: str, *, language: str | None) -> Checked:
+    """The answer, or, where the text does not support it, the sentence of the text that is nearest to the question."""
+    if language is not None:
+        return Checked(text=answer, method="model")  # a translation shares no words with its source
+    checked = grounding.check(answer, f"{evidence}\n\n{asked}", most_words=ANSWER_WORDS)
+    if checked.method == "model":
+        return checked
+    nearest = max(sentences(evidence), key=lambda sentence: grounding.support(asked, sentence), default="")
+    return replace(checked, text=nearest)

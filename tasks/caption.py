@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from domain.kinds import Kind
-from tasks import prompts, subtitles
+from tasks import grounding, prompts, subtitles
+from tasks.grounding import Checked
 from tasks.looking import describe, describe_scene, described_data, frame_facts, page_facts
-from tasks.planning import label, plan_parts, where
+from tasks.planning import plan_parts, where
 from tasks.summarize import PROMPT_TOKENS, reduce_notes
+from tasks.text import limit_words
 from tasks.work import Finished
 from worker.readers.base import Segmenting
 
@@ -21,6 +24,9 @@ kind = Kind.CAPTION
 needs_source = True
 
 SYNOPSIS_TOKENS = 120
+SYNOPSIS_WORDS = 80
+LEAST_SYNOPSIS_WORDS = 12
+"""A shorter sentence says less than the captions do."""
 
 
 def plan(work: Planning[Caption]) -> list[Spec]:
@@ -50,7 +56,7 @@ def _run_page(work: PartWork[Caption]) -> Finished:
 def finish(work: JobWork[Caption]) -> Finished:
     """The synopsis is the text; the captions with their times are in data and, for a video, in SRT and VTT."""
     captions = [{**where(part.spec), "text": part.text or ""} for part in work.good]
-    text = _synopsis(work)
+    synopsis = _synopsis(work)
     cues = [
         subtitles.Cue(start=part.spec["start"], end=part.spec["end"], text=part.text)
         for part in work.good
@@ -61,15 +67,22 @@ def finish(work: JobWork[Caption]) -> Finished:
         ("captions.vtt", "text/vtt", subtitles.to_vtt(cues).encode()),
     )
     is_video = any("start" in part.spec for part in work.parts)
-    return Finished(text=text, data={"captions": captions}, files=files if is_video else ())
+    data = {"captions": captions, "method": synopsis.method}
+    return Finished(text=synopsis.text, data=data, files=files if is_video else ())
 
 
-def _synopsis(work: JobWork[Caption]) -> str:
+def _synopsis(work: JobWork[Caption]) -> Checked:
     captions = [part.text for part in work.good if part.text]
     distinct = list(dict.fromkeys(captions))
     if len(distinct) < 2:
-        return distinct[0] if distinct else ""
-    notes = [f"{label(part.spec)}: {part.text}" for part in work.good if part.text]
-    notes = reduce_notes(work, notes, budget=work.engine.context_tokens - SYNOPSIS_TOKENS - PROMPT_TOKENS)
-    prompt = prompts.synopsis("\n".join(notes), language=work.params.language)
-    return work.write(prompt, max_new_tokens=SYNOPSIS_TOKENS)
+        return Checked(text=distinct[0] if distinct else "", method="extractive")
+    notes = reduce_notes(work, distinct, budget=work.engine.context_tokens - SYNOPSIS_TOKENS - PROMPT_TOKENS)
+    prompt = prompts.synopsis("\n".join(f"- {note}" for note in notes), language=work.params.language)
+    written = work.write(prompt, max_new_tokens=SYNOPSIS_TOKENS)
+    if work.params.language is not None:
+        return Checked(text=written, method="model")  # a translation shares no words with its source
+    source = "\n\n".join(distinct)
+    checked = grounding.check(written, source, most_words=SYNOPSIS_WORDS, least_words=LEAST_SYNOPSIS_WORDS)
+    if checked.method == "model":
+        return checked
+    return replace(checked, text=limit_words(" ".join(distinct), SYNOPSIS_WORDS))

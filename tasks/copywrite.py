@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from domain.errors import Code, ParamsError, SourceError
 from domain.kinds import Kind
-from tasks import prompts
+from tasks import grounding, prompts
 from tasks.looking import look
 from tasks.planning import label, plan_parts
 from tasks.summarize import PROMPT_TOKENS, digest, reduce_notes
-from tasks.text import limit_words
+from tasks.text import limit_words, sentences
 from tasks.work import Finished
 from worker.engines.base import Sampling
 
@@ -23,7 +23,9 @@ kind = Kind.COPYWRITE
 needs_source = False
 
 TOKENS_PER_WORD = 2
-TEMPERATURE = 0.8
+LEAST_CLAIM = 0.5
+"""Copy may use words of its own; a sentence with fewer of the source's is marked as unsupported."""
+TEMPERATURE = 0.7
 """Of the second and later variants; the first is greedy, so that it is the same on every run."""
 
 
@@ -39,8 +41,8 @@ def check(params: Copywrite, *, has_source: bool) -> None:
 
 def run(work: PartWork[Copywrite]) -> Finished:
     seen = look(work)
-    text = digest(work, seen.text, where=label(work.part.spec), focus=work.params.brief)
-    return Finished(text=text, data={**seen.data, "words": len(seen.text.split())})
+    digested = digest(work, seen.text, where=label(work.part.spec), focus=work.params.brief)
+    return Finished(text=digested.text, data={**seen.data, "words": len(seen.text.split()), "method": digested.method})
 
 
 def finish(work: JobWork[Copywrite]) -> Finished:
@@ -53,7 +55,21 @@ def finish(work: JobWork[Copywrite]) -> Finished:
         facts = reduce_notes(work, facts, budget=room)
     variants = [_variant(work, "\n".join(facts), number, tokens) for number in range(work.params.variants)]
     text = variants[0] if len(variants) == 1 else "\n\n---\n\n".join(variants)
-    return Finished(text=text, data={"variants": variants, "channel": work.params.channel, "facts": facts})
+    unsupported = [claims(variant, facts, work.params.brief) for variant in variants]
+    return Finished(
+        text=text,
+        data={"variants": variants, "unsupported": unsupported, "channel": work.params.channel, "facts": facts},
+    )
+
+
+def claims(variant: str, facts: list[str], brief: str | None) -> list[str]:
+    """The sentences of a variant whose numbers, or most of whose words, stand in neither source nor brief."""
+    source = "\n".join([*facts, brief or ""])
+    return [
+        sentence
+        for sentence in sentences(variant)
+        if grounding.has_foreign_numbers(sentence, source) or grounding.support(sentence, source) < LEAST_CLAIM
+    ]
 
 
 def _variant(work: JobWork[Copywrite], facts: str, number: int, tokens: int) -> str:

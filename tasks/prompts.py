@@ -32,48 +32,38 @@ def in_language(language: str | None) -> str:
 
 def digest(text: str, *, label: str, focus: str | None) -> str:
     about = f" Keep what matters for: {focus}." if focus else ""
-    return (
-        f"Here is {label} of a document:\n\n{text}\n\n"
-        f"Summarize it in one or two sentences. Use only facts from the text.{about}"
-    )
+    return f"Summarize {label} of a document in two sentences, with facts from the text only.{about}\n\n{text}"
 
 
 def join_digests(notes: str) -> str:
-    return f"Notes on parts of a document, in order:\n\n{notes}\n\nMerge them into a few sentences. Keep the facts."
+    return f"Merge these notes on parts of a document into a few sentences. Keep the facts.\n\n{notes}"
 
 
 def summary(notes: str, params: Summarize) -> str:
     about = f" The reader cares about: {params.focus}." if params.focus else ""
     return (
-        f"Here are notes on a document, part by part:\n\n{notes}\n\n"
-        f"Write a summary of the document {STYLES[params.style]}, in at most {SUMMARY_WORDS[params.length]} words. "
-        f"Use only facts from the notes.{about}{in_language(params.language)}"
+        f"Summarize a document from these notes on its parts, {STYLES[params.style]}, in at most "
+        f"{SUMMARY_WORDS[params.length]} words. Use only facts from the notes.{about}{in_language(params.language)}"
+        f"\n\n{notes}"
     )
 
 
 def copy(facts: str, params: Copywrite) -> str:
-    lines = [f"Write {CHANNELS[params.channel]}, in at most {params.max_words} words."]
-    if params.brief:
-        lines.append(f"Brief: {params.brief}")
-    if params.audience:
-        lines.append(f"It is for: {params.audience}.")
-    if params.tone:
-        lines.append(f"Tone: {params.tone}.")
-    if facts:
-        lines.append(f"Use only these facts:\n{facts}")
-    lines.append(f"Write the text only, ready to publish.{in_language(params.language)}")
-    return "\n".join(lines)
+    tone = f" in a {params.tone} tone" if params.tone else ""
+    audience = f" for {params.audience}" if params.audience else ""
+    given = "\n".join(text for text in (params.brief, facts) if text)
+    return (
+        f"Product facts: {given}\n\nWrite {CHANNELS[params.channel]}{audience}{tone}, in at most "
+        f"{params.max_words} words. Use only these facts.{in_language(params.language)}"
+    )
 
 
 def answer(question: str, evidence: str, *, language: str | None) -> str:
     return (
-        f"{evidence}\n\nAnswer this question from the text above, in one to three sentences. If the text does not say, "
-        f"say that it does not.\nQuestion: {question}{in_language(language)}"
+        f"Answer the question in one or two sentences, with facts from the text only.{in_language(language)}\n\n"
+        f"Text: {evidence}\n\nQuestion: {question}"
     )
 
 
 def synopsis(captions: str, *, language: str | None) -> str:
-    return (
-        f"Scenes of a video, in order:\n{captions}\n\nSay in one or two sentences what the video shows. "
-        f"Use only what the scenes say.{in_language(language)}"
-    )
+    return f"Say in one or two sentences what this video shows.{in_language(language)} Its scenes:\n\n{captions}"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
 from domain.kinds import Kind
-from tasks import prompts
+from tasks import grounding, prompts
+from tasks.grounding import Checked
 from tasks.looking import look
 from tasks.planning import label, plan_parts, where
 from tasks.text import sentences, split_to_budget
@@ -27,6 +28,7 @@ MERGE_TOKENS = 160
 SUMMARY_TOKENS = {"short": 110, "medium": 240, "long": 560}
 PROMPT_TOKENS = 160
 """Room for the instruction around the text."""
+DIGEST_WORDS = 60
 SHORT_WORDS = 40
 """A text this short is its own digest."""
 
@@ -37,19 +39,26 @@ def plan(work: Planning[Summarize]) -> list[Spec]:
 
 def run(work: PartWork[Summarize]) -> Finished:
     seen = look(work)
-    text = digest(work, seen.text, where=label(work.part.spec), focus=work.params.focus)
-    return Finished(text=text, data={**seen.data, "words": len(seen.text.split())})
+    digested = digest(work, seen.text, where=label(work.part.spec), focus=work.params.focus)
+    return Finished(text=digested.text, data={**seen.data, "words": len(seen.text.split()), "method": digested.method})
 
 
-def digest(work: Desk[Any], text: str, *, where: str, focus: str | None = None) -> str:
-    """One or two sentences per piece of a text; a long page has several pieces."""
+def digest(work: Desk[Any], text: str, *, where: str, focus: str | None = None) -> Checked:
+    """One or two sentences per piece of a text; a long page has several pieces. Nothing that the text does not say."""
     if len(text.split()) <= SHORT_WORDS:
-        return " ".join(text.split())
+        return Checked(text=" ".join(text.split()), method="extractive")
     budget = work.engine.context_tokens - DIGEST_TOKENS - PROMPT_TOKENS
     pieces = split_to_budget(text, budget, work.engine.count_tokens)
-    return " ".join(
-        work.write(prompts.digest(piece, label=where, focus=focus), max_new_tokens=DIGEST_TOKENS) for piece in pieces
-    )
+    checked = [
+        grounding.check(
+            work.write(prompts.digest(piece, label=where, focus=focus), max_new_tokens=DIGEST_TOKENS),
+            piece,
+            most_words=DIGEST_WORDS,
+        )
+        for piece in pieces
+    ]
+    method = "model" if all(piece.method == "model" for piece in checked) else "extractive"
+    return Checked(text=" ".join(piece.text for piece in checked), method=method)
 
 
 def finish(work: JobWork[Summarize]) -> Finished:
@@ -58,8 +67,24 @@ def finish(work: JobWork[Summarize]) -> Finished:
         raise SourceError("nothing to summarize: every page is blank", code=Code.NO_PAGES)
     room = SUMMARY_TOKENS[work.params.length]
     merged = reduce_notes(work, notes, budget=work.engine.context_tokens - room - PROMPT_TOKENS)
-    text = work.write(prompts.summary("\n".join(merged), work.params), max_new_tokens=room)
-    return Finished(text=text, data={"key_points": key_points(work)})
+    text, data = _summary(work, "\n".join(merged), room)
+    return Finished(text=text, data={**data, "key_points": key_points(work)})
+
+
+def _summary(work: JobWork[Summarize], notes: str, room: int) -> tuple[str, dict[str, Any]]:
+    written = work.write(prompts.summary(notes, work.params), max_new_tokens=room)
+    if work.params.language is not None:
+        return written, {"method": "model", "checked": False}  # a translation shares no words with its source
+    # Every note is a paragraph of its own, or the end of one would run into the next.
+    source = "\n\n".join(part.text for part in work.good if part.text)
+    checked = grounding.check(written, source, most_words=prompts.SUMMARY_WORDS[work.params.length])
+    if work.params.style == "bullets":
+        return "\n".join(f"- {sentence.lstrip('-• ')}" for sentence in sentences(checked.text)), _method(checked)
+    return checked.text, _method(checked)
+
+
+def _method(checked: Checked) -> dict[str, Any]:
+    return {"method": checked.method, "checked": True}
 
 
 def key_points(work: JobWork[Any]) -> list[dict[str, Any]]:

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"')\]]*\s+|(?<=[。！？])")
-_WORD = re.compile(r"\w+")
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+_PARAGRAPH = re.compile(r"\n\s*\n")
 PASSAGE_WORDS = 120
 
 
 def sentences(text: str) -> list[str]:
-    """Split at sentence ends; line breaks inside a sentence become spaces."""
-    return [piece.strip() for piece in _SENTENCE_END.split(" ".join(text.split())) if piece.strip()]
+    """Split at sentence ends and empty lines; line breaks inside a sentence become spaces."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(text)]
+    return [piece.strip() for paragraph in paragraphs for piece in _SENTENCE_END.split(paragraph) if piece.strip()]
 
 
 def words(text: str) -> list[str]:
+    """The words in lower case; Chinese, Japanese and Korean text by its characters."""
     return [word.lower() for word in _WORD.findall(text)]
 
 
