@@ -110,7 +110,7 @@ def test_cancel_stops_the_work_and_frees_the_engine(site: Site, document: Path) 
 
 
 def test_failures_that_may_pass_are_tried_again(site: Site, document: Path) -> None:
-    site.start_worker(model="fail=3")
+    site.start_worker(model="fail=every:3")
     with site.client() as client:
         job = client.wait(client.submit(Summarize(), document).id, timeout_seconds=60)
         assert job.state is JobState.SUCCEEDED

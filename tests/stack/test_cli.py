@@ -1,0 +1,180 @@
+"""The command line as a user types it: in an empty folder, with an empty HOME, on the embedded stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.stack.conftest import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.stack
+
+JOB_KEYS = [
+    *("id", "batch_id", "kind", "state", "source", "parts", "result", "error", "attempts", "engine", "model"),
+    *("created_at", "started_at", "finished_at"),
+]
+
+
+class Shell:
+    """Runs `nightowl …` in an empty folder."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "NIGHTOWL_ENGINE": "fake",
+            "NIGHTOWL_SWEEP_SECONDS": "0.5",
+            "NIGHTOWL_READERS": "1",
+        }
+        self.started: list[subprocess.Popen[str]] = []
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", "from nightowl.cli import main; main()", *arguments]
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            env={**self.environment, **environment},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            self.command(*arguments),
+            env={**self.environment, **environment},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def jobs(self, *arguments: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.run(*arguments, "--json").stdout.splitlines()]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, document: Path) -> Iterator[Shell]:
+    home, folder = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    folder.mkdir()
+    made = Shell(home, folder)
+    yield made
+    for process in made.started:
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+
+
+def test_run_prints_the_text_and_leaves_the_folder_as_it_was(shell: Shell, document: Path) -> None:
+    done = shell.run("run", "ocr", str(document), "-p", "pages=1", "-p", "output=text")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("This is line 0 of a plain text.")
+    assert "succeeded" in done.stderr
+    assert list(shell.folder.iterdir()) == []
+
+
+def test_run_prints_one_json_object_per_job_with_stable_keys(shell: Shell, document: Path) -> None:
+    done = shell.run("run", "ocr", str(document), "nowhere.pdf", "--json")
+    good, bad = (json.loads(line) for line in done.stdout.splitlines())
+    assert done.returncode == 1 and done.stderr == ""
+    assert list(good) == list(bad) == JOB_KEYS
+    assert good["state"] == "succeeded" and good["parts"]["succeeded"] == good["parts"]["total"] > 1
+    assert bad["state"] == "failed" and bad["error"]["code"] == "source_missing" and not bad["error"]["retryable"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("run", "ocr", "a.pdf", "-p", "colour=red"), 2, "unknown param 'colour' for ocr"),
+        (("run", "ocr", "a.pdf", "-p", "colour"), 2, "not KEY=VALUE"),
+        (("run", "dance", "a.pdf"), 2, "dance"),
+        (("run", "ocr", "a.pdf", "b.pdf", "--key", "k"), 2, "--key names one job"),
+        (("status",), 3, "nightowl migrate"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line_and_an_exit_code(
+    shell: Shell, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = shell.run(*arguments)
+    assert done.returncode == code
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_settings_that_are_wrong_are_named(shell: Shell) -> None:
+    done = shell.run("doctor", "--no-engine", NIGHTOWL_SLOTS="many")
+    assert done.returncode == 3
+    assert done.stderr.startswith("nightowl: setting NIGHTOWL_SLOTS:")
+
+
+def test_an_engine_that_cannot_be_made_is_told(shell: Shell, document: Path) -> None:
+    done = shell.run("run", "ocr", str(document), "--engine", "nobody:makes")
+    assert done.returncode == 3
+    assert "nobody" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_life_with_up(shell: Shell, document: Path) -> None:
+    shell.start("up")
+    eventually(lambda: shell.run("status").returncode == 0)
+    (job,) = shell.jobs("submit", "ocr", str(document), "--wait", "--key", "k")
+    assert job["state"] == "succeeded"
+    assert [again["id"] for again in shell.jobs("submit", "ocr", str(document), "--key", "k")] == [job["id"]]
+    assert [found["id"] for found in shell.jobs("status")] == [job["id"]]
+
+    parts = shell.jobs("result", job["id"][:20], "--parts")
+    assert [part["number"] for part in parts] == list(range(1, job["parts"]["total"] + 1))
+    saved = shell.run("result", job["id"], "--save", "out")
+    assert saved.returncode == 0 and (shell.folder / "out" / "text.md").is_file()
+
+    (failed,) = shell.jobs("submit", "ocr", "late.txt", "--wait")
+    assert failed["state"] == "failed"
+    assert shell.run("result", failed["id"]).returncode == 1
+    (shell.folder / "late.txt").write_text("Here after all.")
+    assert shell.jobs("retry", failed["id"])[0]["state"] == "pending"
+    eventually(lambda: shell.jobs("status", failed["id"])[0]["state"] == "succeeded")
+    assert shell.run("retry", failed["id"]).returncode == 1
+    assert shell.run("cancel", failed["id"]).returncode == 0
+    assert shell.run("result", "zzz").returncode == 4
+
+    joined = shell.run("run", "ocr", str(document), "-p", "pages=2")
+    assert joined.returncode == 0
+    assert shell.run("up").returncode == 1
+
+
+def test_doctor_says_what_it_found(shell: Shell) -> None:
+    done = shell.run("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NIGHTOWL_ENGINE" in done.stdout and "environment NIGHTOWL_ENGINE" in done.stdout
+    for name in ("disk", "database", "broker", "readers", "engine"):
+        assert f"ok    {name}:" in done.stdout
+    assert all(check["ok"] for check in shell.jobs("doctor"))
+
+
+def test_killing_run_leaves_no_process_behind_and_the_next_run_does_the_work(shell: Shell, document: Path) -> None:
+    process = shell.start("run", "summarize", str(document), NIGHTOWL_MODEL="hang")
+    eventually(lambda: any(job["state"] == "running" for job in shell.jobs("status")))
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3  # Redis, worker, reader
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(children, timeout=15)
+    assert alive == [] and gone
+    (left,) = shell.jobs("status")
+    assert left["state"] == "running"
+    assert shell.run("run", "ocr", str(document), NIGHTOWL_LEASE_SECONDS="2").returncode == 0
