@@ -68,7 +68,7 @@ class Service:
     def close(self) -> None:
         self.sweeper.close()
         self.context.heartbeat.close()
-        self.runtime.close()
+        self.runtime.readers.close()
         self.database.close()
 
 
@@ -112,8 +112,11 @@ def _stop(**_: Any) -> None:
 
 @signals.worker_shutdown.connect
 def _end(**_: Any) -> None:
+    """Leave at once: everything is given back, and the interpreter would wait for the engine's threads."""
     if _service is not None:
         _service.close()
+    logging.shutdown()
+    os._exit(0)
 
 
 @app.task(name=PLAN_JOB)

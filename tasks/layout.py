@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # In line heights.
 PARAGRAPH_GAP = 0.7
 WORD_GAP = 0.15
+# A page may be set with double spacing: then a paragraph ends where the gap is this many times the usual one.
+WIDER_GAP = 1.5
+FEW_ROWS = 5
 # A heading is this much larger than most of the page's text, by font size or, where there is none, by box height:
 # detected boxes vary by a third with the letters that they hold.
 LARGER_SIZE = 1.15
@@ -131,16 +134,23 @@ def _space(before: TextLine, piece: TextLine) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """What most of the page's text is like, long lines counting more. `size` is 0 where no line has one."""
+    """What most of the page's text is like, long lines counting more. `size` is 0 where no line has one; `gap` is the
+    usual one between rows, 0 on a page of few rows."""
 
     size: float
     height: float
+    gap: float
 
 
 def _body(page: Sequence[Row]) -> _Body:
     letters = [row for row in page for _ in range(max(1, len(row.text) // 8))]
     sizes = [row.size for row in letters if row.size]
-    return _Body(median(sizes) if sizes else 0.0, median(row.box.height for row in letters) or 1.0)
+    gaps = [gap for before, row in pairwise(page) if (gap := row.box.top - before.box.bottom) > 0]
+    return _Body(
+        size=median(sizes) if sizes else 0.0,
+        height=median(row.box.height for row in letters) or 1.0,
+        gap=median(gaps) if len(gaps) >= FEW_ROWS else 0.0,
+    )
 
 
 def _level(row: Row, *, body: _Body) -> int:
@@ -157,7 +167,7 @@ def _level(row: Row, *, body: _Body) -> int:
 def _begins(before: Row, row: Row, *, body: _Body) -> bool:
     """Whether a paragraph begins here: a gap, a jump to another column, a bullet, or larger or smaller type."""
     gap = row.box.top - before.box.bottom
-    if gap > PARAGRAPH_GAP * body.height or row.box.bottom < before.box.top:
+    if gap > max(PARAGRAPH_GAP * body.height, WIDER_GAP * body.gap) or row.box.bottom < before.box.top:
         return True
     return bool(BULLET.match(row.text)) or _level(row, body=body) != _level(before, body=body)
 

@@ -27,11 +27,6 @@ class Runtime:
     readers: Readers
     engine: Engine | None
 
-    def close(self) -> None:
-        self.readers.close()
-        if self.engine is not None:
-            self.engine.close()
-
 
 def build(settings: Settings) -> Runtime:
     """Raises SetupError where the engine cannot be made."""
