@@ -86,7 +86,7 @@ def _run_noops(socket: Path, count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
             app.send_task("noop", queue="noop", ignore_result=True)
-        while int(counter.get("noop-count") or 0) < count:  # type: ignore[arg-type]
+        while int(counter.get("noop-count") or 0) < count:
             time.sleep(0.005)
         seconds = time.perf_counter() - started
         app.close()

@@ -15,8 +15,10 @@ A `Failure` is what a row keeps of it. `failure_from` turns any exception into o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from domain.plain import clean
 
 
 class Code(StrEnum):
@@ -144,7 +146,8 @@ class SetupError(NightowlError):
 def failure_from(error: BaseException) -> Failure:
     """What a row keeps of any exception. An unexpected one is named by its type; the log has the traceback."""
     if isinstance(error, NightowlError):
-        return error.failure
+        return replace(error.failure, message=clean(error.message))
     if isinstance(error, MemoryError):
         return Failure(code=Code.ENGINE_MEMORY, message="the worker ran out of memory", retryable=True)
-    return Failure(code=Code.INTERNAL, message=f"unexpected {type(error).__name__}: {error}"[:500], retryable=True)
+    message = clean(f"unexpected {type(error).__name__}: {error}")[:500]
+    return Failure(code=Code.INTERNAL, message=message, retryable=True)

@@ -7,7 +7,9 @@ Read from the environment (`NIGHTOWL_*`, nested with `__`), then from `nightowl.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
         default="auto", description="Number format of the model; auto is float32 on CPU, bfloat16 on GPU."
     )
     slots: int = Field(default=8, ge=1, le=1024, description="Requests that the language model advances together.")
-    context_tokens: int = Field(default=2048, ge=256, description="Tokens of prompt and answer of one request.")
+    context_tokens: int = Field(default=2048, ge=1024, description="Tokens of prompt and answer of one request.")
     threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0 leaves the choice to torch.")
 
     queues: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -115,9 +117,10 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        return (
-            self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.data_dir / 'nightowl.db'}"
-        )
+        """The database's URL; a path in it is percent-encoded, as SQLAlchemy reads it."""
+        if self.database_url:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{quote(str(self.data_dir / 'nightowl.db'))}"
 
     @property
     def broker(self) -> str:
@@ -174,19 +177,26 @@ def origins(settings: Settings) -> list[Origin]:
     found = []
     for dotted, value, description in _leaves(settings):
         variable = "NIGHTOWL_" + "__".join(dotted).upper()
-        origin = (
-            f"environment {variable}"
-            if _in_environment(variable)
-            else str(path)
-            if _has(in_file, dotted)
-            else "default"
-        )
-        found.append(Origin(name=variable, value=str(value), origin=origin, description=description))
+        origin = _environment(dotted) or (str(path) if _has(in_file, dotted) else "default")
+        found.append(Origin(name=variable, value=_shown(value), origin=origin, description=description))
     return found
 
 
-def _in_environment(variable: str) -> bool:
-    return any(name.upper() == variable for name in os.environ)
+def _shown(value: object) -> str:
+    """Without the credentials that a URL may hold; secrets mask themselves."""
+    return re.sub(r"//[^/@]*@", "//***@", str(value))
+
+
+def _environment(dotted: tuple[str, ...]) -> str | None:
+    """The variable that sets it: its own, or a JSON object for the whole group."""
+    present = {name.upper(): value for name, value in os.environ.items()}
+    variable = "NIGHTOWL_" + "__".join(dotted).upper()
+    if variable in present:
+        return f"environment {variable}"
+    group = f"NIGHTOWL_{dotted[0].upper()}"
+    if len(dotted) > 1 and group in present and _has(json.loads(present[group]), dotted[1:]):
+        return f"environment {group}"
+    return None
 
 
 def _has(tree: Any, dotted: tuple[str, ...]) -> bool:

@@ -5,6 +5,7 @@ A file is written first and its row committed after, so a row never names a file
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import fsspec
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from domain.errors import Code, NotFoundError, SourceError
 from storage import tables
@@ -76,6 +77,11 @@ class ArtifactStore:
             return bytes(self._fs.cat_file(stored.url))
         except FileNotFoundError as error:
             raise _gone(stored) from error
+
+    def remove(self, stored: StoredFile) -> None:
+        """Safe where it is gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(stored.url)
 
     def exists(self, stored: StoredFile) -> bool:
         return bool(self._fs.exists(stored.url))
@@ -147,6 +153,13 @@ def of_job(session: Session, job_id: str, *, role: Literal["source", "result"] =
         .order_by(tables.Artifact.name)
     )
     return [_to_file(row) for row in session.scalars(query)]
+
+
+def drop_results(session: Session, job_id: str) -> list[StoredFile]:
+    """Remove the rows of what an earlier end of the job gave back. The caller removes the files after the commit."""
+    old = of_job(session, job_id)
+    session.execute(delete(tables.Artifact).where(tables.Artifact.job_id == job_id, tables.Artifact.role == "result"))
+    return old
 
 
 def _to_file(row: tables.Artifact) -> StoredFile:

@@ -67,7 +67,8 @@ def submit(session: Session, spec: JobSpec, *, now: datetime, job_id: str | None
 def insert_row(session: Session, job_id: str, values: Mapping[str, Any], *, now: datetime) -> Job:
     """Insert a pending job as it is said; planning checks its params and fails it where they are wrong."""
     # Rung already: whoever inserts a job rings for it, and takes the mark back if that fails.
-    session.execute(insert(tables.Job).values(id=job_id, created_at=now, rung_at=now, **values))
+    row = {"id": job_id, "created_at": now, "rung_at": now, **values, **_without_password(values["params"])}
+    session.execute(insert(tables.Job).values(**row))
     bump(session, job_id)
     return get(session, job_id)
 
@@ -122,7 +123,22 @@ def find_ids(session: Session, prefix: str, *, limit: int = 5) -> list[str]:
 
 def claim_plan(session: Session, job_id: str, claimant: Claimant) -> JobClaim | None:
     """The right to plan a pending job; None if somebody else has it, or it is not due."""
-    return _claim(session, job_id, claimant, Phase.PLAN, JobState.PENDING)
+    claim = _claim(session, job_id, claimant, Phase.PLAN, JobState.PENDING)
+    if claim is not None and (moved := _without_password(claim.job.params)):
+        session.execute(update(tables.Job).where(tables.Job.id == job_id).values(**moved))
+        return JobClaim(token=claim.token, job=get(session, job_id))
+    return claim
+
+
+def _without_password(params: Any) -> dict[str, Any]:
+    """The columns to write where a password stands among the params: it has a column of its own, which is cleared."""
+    if not isinstance(params, dict) or "password" not in params:
+        return {}
+    password = params["password"]
+    return {
+        "params": {name: value for name, value in params.items() if name != "password"},
+        "password": None if password is None else str(password),
+    }
 
 
 def claim_finish(
@@ -328,6 +344,7 @@ def retry(session: Session, job_id: str, *, password: str | None = None) -> Job:
             attempts=0,
             error_code=None,
             error_message=None,
+            error_retryable=None,
             rung_at=None,
             not_before=None,
             data=None,

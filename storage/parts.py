@@ -127,6 +127,7 @@ def _failed(failure: Failure, *, now: datetime) -> dict[str, Any]:
         "state": PartState.FAILED,
         "error_code": failure.code,
         "error_message": failure.message,
+        "error_retryable": failure.retryable,
         "finished_at": now,
     }
 
@@ -199,7 +200,7 @@ def take_back(session: Session, token: str, *, job_id: str, max_attempts: int, w
 def to_part(row: tables.Part) -> Part:
     error = None
     if row.error_code is not None:
-        error = Failure(code=row.error_code, message=row.error_message or "")
+        error = Failure(code=row.error_code, message=row.error_message or "", retryable=bool(row.error_retryable))
     return Part(
         job_id=row.job_id,
         number=row.number,

@@ -159,6 +159,7 @@ class Part(Base):
     data: Mapped[dict[str, Any] | None]
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
+    error_retryable: Mapped[bool | None] = mapped_column(Boolean)
     attempts: Mapped[int] = mapped_column(server_default=sql("0"))
     token: Mapped[str | None] = mapped_column(String(64))
     not_before: Mapped[datetime | None]

@@ -15,7 +15,6 @@ from tasks import grounding, prompts
 from tasks.grounding import Checked
 from tasks.looking import described_data, frame_facts, look, page_facts
 from tasks.planning import plan_parts, where
-from tasks.summarize import PROMPT_TOKENS
 from tasks.text import best_passages, passages, sentences
 from tasks.work import Finished
 from worker.engines.base import Purpose, Request, Turn
@@ -91,10 +90,8 @@ def finish(work: JobWork[Ask]) -> Finished:
 
 def _answer(work: JobWork[Ask]) -> Finished:
     asked, history = question(work.params), earlier(work.params)
-    spent = sum(work.engine.count_tokens(text) for text in (asked, *(turn.text for turn in history)))
-    budget = min(
-        work.engine.context_tokens - ANSWER_TOKENS - PROMPT_TOKENS - spent, work.engine.context_tokens // EVIDENCE_SHARE
-    )
+    room = work.room(asked, *(turn.text for turn in history), new_tokens=ANSWER_TOKENS)
+    budget = min(room, work.engine.context_tokens // EVIDENCE_SHARE)
     candidates = [piece for part in work.good for piece in passages(part.number, part.text or "")]
     chosen = best_passages(asked, candidates, budget=budget, count=work.engine.count_tokens)
     specs = {part.number: part.spec for part in work.good}
@@ -103,7 +100,9 @@ def _answer(work: JobWork[Ask]) -> Finished:
     turns = (*history, Turn(role="user", text=prompt))
     completion = work.complete(Request(purpose=Purpose.WRITE, turns=turns, max_new_tokens=ANSWER_TOKENS))
     answer = _checked(completion.text, evidence, asked, language=work.params.language)
-    cited = [piece.number for piece in chosen if answer.method == "model" or answer.text in piece.text]
+    cited = [
+        piece.number for piece in chosen if answer.method == "model" or answer.text in " ".join(piece.text.split())
+    ]
     sources = [where(specs[number]) for number in dict.fromkeys(cited)]
     return Finished(text=answer.text, data={"sources": sources, "method": answer.method})
 

@@ -10,7 +10,7 @@ from tasks import grounding, prompts, subtitles
 from tasks.grounding import Checked
 from tasks.looking import describe, describe_scene, described_data, frame_facts, page_facts
 from tasks.planning import plan_parts, where
-from tasks.summarize import PROMPT_TOKENS, reduce_notes
+from tasks.summarize import reduce_notes
 from tasks.text import limit_words
 from tasks.work import Finished
 from worker.readers.base import Segmenting
@@ -76,7 +76,7 @@ def _synopsis(work: JobWork[Caption]) -> Checked:
     distinct = list(dict.fromkeys(captions))
     if len(distinct) < 2:
         return Checked(text=distinct[0] if distinct else "", method="extractive")
-    notes = reduce_notes(work, distinct, budget=work.engine.context_tokens - SYNOPSIS_TOKENS - PROMPT_TOKENS)
+    notes = reduce_notes(work, distinct, budget=work.room(new_tokens=SYNOPSIS_TOKENS))
     prompt = prompts.synopsis("\n".join(f"- {note}" for note in notes), language=work.params.language)
     written = work.write(prompt, max_new_tokens=SYNOPSIS_TOKENS)
     if work.params.language is not None:

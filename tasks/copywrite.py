@@ -9,8 +9,8 @@ from domain.kinds import Kind
 from tasks import grounding, prompts
 from tasks.looking import look
 from tasks.planning import label, plan_parts
-from tasks.summarize import PROMPT_TOKENS, digest, reduce_notes
-from tasks.text import limit_words, sentences
+from tasks.summarize import digest, reduce_notes
+from tasks.text import count_words, limit_words, sentences
 from tasks.work import Finished
 from worker.engines.base import Sampling
 
@@ -42,7 +42,7 @@ def check(params: Copywrite, *, has_source: bool) -> None:
 def run(work: PartWork[Copywrite]) -> Finished:
     seen = look(work)
     digested = digest(work, seen.text, where=label(work.part.spec), focus=work.params.brief)
-    return Finished(text=digested.text, data={**seen.data, "words": len(seen.text.split()), "method": digested.method})
+    return Finished(text=digested.text, data={**seen.data, "words": count_words(seen.text), "method": digested.method})
 
 
 def finish(work: JobWork[Copywrite]) -> Finished:
@@ -51,7 +51,8 @@ def finish(work: JobWork[Copywrite]) -> Finished:
         raise SourceError("nothing to write about: every page is blank and there is no brief", code=Code.NO_PAGES)
     tokens = min(work.params.max_words * TOKENS_PER_WORD + 32, work.engine.context_tokens // 2)
     if facts:
-        room = work.engine.context_tokens - tokens - PROMPT_TOKENS - work.engine.count_tokens(work.params.brief or "")
+        wishes = (work.params.brief, work.params.tone, work.params.audience)
+        room = work.room(*wishes, new_tokens=tokens)
         facts = reduce_notes(work, facts, budget=room)
     variants = [_variant(work, "\n".join(facts), number, tokens) for number in range(work.params.variants)]
     text = variants[0] if len(variants) == 1 else "\n\n---\n\n".join(variants)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from domain.errors import Code, Failure, LostError
 from domain.jobs import Result
+from domain.plain import clean
 from domain.states import JobState, outcome
 from storage import artifacts, jobs, parts
 from tasks.kinds import KINDS, params_of
 from tasks.plan import give_back, give_up
-from tasks.run import clean
 from tasks.work import JobWork, probe_from_json
 
 if TYPE_CHECKING:
@@ -91,10 +91,13 @@ def _close(
         data["failed_parts"] = [{**part.spec, **(part.error.to_json() if part.error else {})} for part in failed]
     result = Result(text=clean(finished.text), data=clean(data), artifacts=tuple(file.name for file in stored))
     with context.database.write() as session:
+        old = artifacts.drop_results(session, claim.job.id)
         for file in stored:
             artifacts.add(session, file, role="result", job_id=claim.job.id)
         error = _partly(failed, damaged, claim.job.parts.total)
         jobs.close(session, claim, state=state, result=result, error=error, now=context.clock())
+    for file in old:
+        context.artifacts.remove(file)
 
 
 def _partly(failed: list[Part], damaged: list[Part], total: int) -> Failure | None:
@@ -116,4 +119,5 @@ def _common_failure(failed: list[Part]) -> Failure:
     first = next(iter(causes.values()))
     if len(failed) == 1 or len(causes) == 1:
         return first
-    return Failure(code=first.code, message=f"all {len(failed)} parts failed; the first: {first.message}")
+    message = f"all {len(failed)} parts failed; the first: {first.message}"
+    return Failure(code=first.code, message=message, retryable=first.retryable)

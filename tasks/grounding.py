@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.text import limit_words, sentences, words
+from tasks.text import count_words, limit_words, sentences, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def check(text: str, source: str, *, most_words: int, least_words: int = LEAST_W
             continue
         good = support(sentence, source) >= LEAST_SUPPORT and not has_foreign_numbers(sentence, source)
         (kept if good and is_whole(sentence) else dropped).append(sentence)
-    if len(" ".join(kept).split()) >= least_words:
+    if count_words(" ".join(kept)) >= least_words:
         return Checked(text=limit_words(" ".join(kept), most_words), method="model", dropped=tuple(dropped))
     return Checked(text=extract(source, most_words=most_words), method="extractive", dropped=tuple(dropped))
 
@@ -75,7 +75,7 @@ def extract(source: str, *, most_words: int) -> str:
         return limit_words(" ".join(source.split()), most_words)
     chosen: list[str] = []
     for sentence in _ranked(candidates, source):
-        if len(" ".join([*chosen, sentence]).split()) <= most_words:
+        if count_words(" ".join([*chosen, sentence])) <= most_words:
             chosen.append(sentence)
     chosen = chosen or [limit_words(_ranked(candidates, source)[0], most_words)]
     return " ".join(sorted(chosen, key=lambda sentence: candidates.index(sentence) if sentence in candidates else 0))
@@ -93,6 +93,6 @@ def _ranked(candidates: Sequence[str], source: str) -> list[str]:
 
 def _is_prose(sentence: str) -> bool:
     """Not a row of a table, a heading or a footer."""
-    pieces = sentence.split()
-    numbers = sum(bool(_NUMBER.search(piece)) for piece in pieces)
-    return LEAST_WORDS <= len(pieces) <= LONGEST_SENTENCE and numbers <= len(pieces) / 3 and is_whole(sentence)
+    length = count_words(sentence)
+    numbers = sum(bool(_NUMBER.search(piece)) for piece in sentence.split())
+    return LEAST_WORDS <= length <= LONGEST_SENTENCE and numbers <= length / 3 and is_whole(sentence)

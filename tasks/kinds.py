@@ -47,8 +47,9 @@ def params_of(job: Job) -> Params:
     Raises:
         ParamsError: unknown or wrong params, or no source where the kind needs one.
     """
-    values = {name: value for name, value in job.params.items() if name != "password"}
-    params = check_params(job.kind, values)
+    if not isinstance(job.params, dict):
+        raise ParamsError(f"params must be a JSON object, not {type(job.params).__name__}")
+    params = check_params(job.kind, job.params)
     if job.source is None and KINDS[job.kind].needs_source:
         raise ParamsError(f"{job.kind} needs a source")
     if isinstance(params, Copywrite):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
 from tasks import layout, prompts
+from tasks.text import count_words
 from worker.engines.base import Purpose, Request, Turn
 from worker.readers.base import Media
 
@@ -111,7 +112,7 @@ def look(work: PartWork[Any]) -> Seen:
     if work.probe.media is Media.IMAGE and not page.blank:
         return _look_at_picture(work, page)
     seen = read_page(work, page)
-    if len(seen.text.split()) >= ENOUGH_WORDS or seen.data["how"] == "blank":
+    if count_words(seen.text) >= ENOUGH_WORDS or seen.data["how"] == "blank":
         return seen
     described = describe(work, page.image)
     return Seen(text=f"{described.text} {seen.text}".strip(), data={**seen.data, "how": "described"})
@@ -121,7 +122,7 @@ def _look_at_picture(work: PartWork[Any], page: Page) -> Seen:
     completion = describe(work, page.image)
     lines = layout.from_engine(completion.lines[0]) if completion.lines else ()
     text = layout.to_text(lines)
-    if len(text.split()) >= LETTER_WORDS:
+    if count_words(text) >= LETTER_WORDS:
         return Seen(text=text, lines=lines, data={**page_facts(page), "how": "image"})
     return Seen(text=completion.text, lines=lines, data={**page_facts(page), **described_data(completion)})
 

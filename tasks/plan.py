@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import LostError, failure_from
+from domain.plain import clean
 from domain.states import JobState
 from storage import jobs
 from tasks.bell import ring_due
@@ -39,23 +40,27 @@ def plan_job(context: Context, job_id: str) -> None:
     with context.heartbeat.watch(claim.token) as stop:
         try:
             plan = make_plan(context, claim, stop)
+            _write(context, claim, plan)
         except LostError:
             give_back(context, claim)
             return
         except Exception as error:
             give_up(context, claim, error, phase="plan")
             return
-        with context.database.write() as session:
-            jobs.planned(
-                session,
-                claim,
-                parts=plan.parts,
-                slice_parts=context.settings.slice_parts,
-                probe=plan.probe,
-                now=context.clock(),
-            )
     logger.info("planned %s: %d parts", claim.job.kind, len(plan.parts), extra={"action": "planned"})
     ring_due(context)
+
+
+def _write(context: Context, claim: JobClaim, plan: Plan) -> None:
+    with context.database.write() as session:
+        jobs.planned(
+            session,
+            claim,
+            parts=plan.parts,
+            slice_parts=context.settings.slice_parts,
+            probe=plan.probe,
+            now=context.clock(),
+        )
 
 
 def make_plan(context: Context, claim: JobClaim, stop: threading.Event) -> Plan:
@@ -66,7 +71,7 @@ def make_plan(context: Context, claim: JobClaim, stop: threading.Event) -> Plan:
             return Plan(parts=[], probe={})
         probe = context.readers.probe(source, cancel=stop)
         work = Planning(context=context, job=claim.job, params=params, source=source, probe=probe, stop=stop)
-        return Plan(parts=list(KINDS[claim.job.kind].plan(work)), probe=probe_to_json(probe))
+        return Plan(parts=list(KINDS[claim.job.kind].plan(work)), probe=clean(probe_to_json(probe)))
 
 
 def give_back(context: Context, claim: JobClaim) -> None:

@@ -25,7 +25,9 @@ def plan_parts(work: Planning[Any], *, how: Segmenting | None = None) -> list[Sp
     chosen = select_pages(work.params.pages, work.probe.pages)
     if not chosen:
         raise SourceError(
-            f"{work.source.label} has {work.probe.pages} pages; none of the pages {work.params.pages} exists",
+            f"{work.source.label} has {work.probe.pages} pages; none of the pages {work.params.pages} exists"
+            if work.params.pages
+            else f"{work.source.label} has no pages",
             code=Code.NO_PAGES,
         )
     work.source.limits.check_pages(len(chosen), name=work.source.label)

@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import OperationalError
+
 from domain.errors import Code, LostError, NightowlError, SourceError, failure_from
+from domain.plain import clean
 from domain.states import AttemptState
 from storage import attempts, parts
 from tasks.bell import ring_due
@@ -91,14 +94,16 @@ class SliceRun:
         count = self._begin(part)
         if count is None:
             return False
-        work = self._work(source, params, part)
         try:
-            finished = KINDS[self._claim.job.kind].run(work)
+            finished = KINDS[self._claim.job.kind].run(self._work(source, params, part))
+            self._succeed(part, finished)
         except (StoppedError, LostError):
             return False
+        except OperationalError:
+            raise  # the database is away, so no failure can be written either
         except Exception as error:
             return self._fail(part, error, count)
-        return self._succeed(part, finished)
+        return True
 
     def _work(self, source: Open, params: Params, part: Part) -> PartWork[Any]:
         return PartWork(
@@ -120,21 +125,14 @@ class SliceRun:
             self._stop.set()
             return None
 
-    def _succeed(self, part: Part, finished: Finished) -> bool:
+    def _succeed(self, part: Part, finished: Finished) -> None:
+        """Raises LostError, and whatever a database says of a value that it cannot store."""
         limit = self._context.settings.limits.max_text_chars
-        try:
-            with self._context.database.write() as session:
-                parts.succeed(
-                    session,
-                    self._claim,
-                    part.number,
-                    text=clean(finished.text)[:limit],
-                    data=clean(finished.data),
-                    now=self._context.clock(),
-                )
-        except LostError:
-            return False
-        return True
+        text, data = clean(finished.text), clean(finished.data)
+        if len(text) > limit:
+            data["truncated"] = len(text)
+        with self._context.database.write() as session:
+            parts.succeed(session, self._claim, part.number, text=text[:limit], data=data, now=self._context.clock())
 
     def _begin_and_fail(self, part: Part, error: Exception) -> bool:
         count = self._begin(part)
@@ -167,14 +165,3 @@ class SliceRun:
                 attempts.close(session, self._claim.token, state=AttemptState.SUCCEEDED, now=self._context.clock())
             else:
                 parts.release(session, self._claim, now=self._context.clock())
-
-
-def clean(value: Any) -> Any:
-    """Without NUL characters, which PostgreSQL stores neither in text nor in JSON."""
-    if isinstance(value, str):
-        return value.replace("\x00", "")
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value]
-    return value

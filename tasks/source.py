@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from domain.errors import Code, SourceError
+from domain.errors import Code, NotFoundError, SourceError
 from storage import artifacts
 from worker.readers.base import Open
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from domain.jobs import Job
+    from storage.artifacts import StoredFile
     from tasks.context import Context
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
@@ -31,12 +33,19 @@ def open_source(context: Context, job: Job) -> Iterator[Open | None]:
     if job.source is None:
         yield None
     elif job.source.startswith(artifacts.SCHEME):
-        with context.database.read() as session:
-            stored = artifacts.get(session, job.source.removeprefix(artifacts.SCHEME))
+        stored = _stored(context, job.source.removeprefix(artifacts.SCHEME))
         with context.artifacts.local(stored) as path:
             yield _checked(context, job, path)
     else:
         yield _checked(context, job, local_path(job.source))
+
+
+def _stored(context: Context, artifact_id: str) -> StoredFile:
+    try:
+        with context.database.read() as session:
+            return artifacts.get(session, artifact_id)
+    except NotFoundError as error:
+        raise SourceError(f"the uploaded source {artifact_id} is gone", code=Code.ARTIFACT_MISSING) from error
 
 
 def local_path(source: str) -> Path:
@@ -52,24 +61,21 @@ def local_path(source: str) -> Path:
 
 
 def _checked(context: Context, job: Job, path: Path) -> Open:
-    source = Open(path=path, limits=context.settings.limits, name=_name(job, path), password=_password(job))
-    if not path.exists():
-        raise SourceError(f"{source.label} does not exist ({path})", code=Code.SOURCE_MISSING)
-    if not path.is_file():
-        raise SourceError(f"{source.label} is not a file ({path})", code=Code.SOURCE_UNSUPPORTED)
+    source = Open(path=path, limits=context.settings.limits, name=_name(job, path), password=job.password)
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceError(f"{source.label} is not a file ({path})", code=Code.SOURCE_UNSUPPORTED)
         path.open("rb").close()
-    except OSError as error:
-        raise SourceError(f"{source.label} cannot be read: {error.strerror}", code=Code.SOURCE_MISSING) from error
+    except FileNotFoundError as error:
+        raise SourceError(f"{source.label} does not exist ({path})", code=Code.SOURCE_MISSING) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        raise SourceError(f"{source.label} cannot be read: {why}", code=Code.SOURCE_MISSING) from error
+    size = status.st_size
     context.settings.limits.check_source_bytes(size, name=source.label)
     return source
 
 
 def _name(job: Job, path: Path) -> str:
     return Path(job.source_name).name if job.source_name else path.name
-
-
-def _password(job: Job) -> str | None:
-    given = job.params.get("password")  # an application that inserts rows itself may have left it there
-    return job.password or (str(given) if given else None)

@@ -10,7 +10,7 @@ from tasks import grounding, prompts
 from tasks.grounding import Checked
 from tasks.looking import look
 from tasks.planning import label, plan_parts, where
-from tasks.text import sentences, split_to_budget
+from tasks.text import count_words, limit_words, sentences, split_to_budget
 from tasks.work import Finished
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ needs_source = True
 DIGEST_TOKENS = 96
 MERGE_TOKENS = 160
 SUMMARY_TOKENS = {"short": 110, "medium": 240, "long": 560}
-PROMPT_TOKENS = 160
-"""Room for the instruction around the text."""
+FOCUS_WORDS = 60
+"""Of what the reader cares about, so many words stand in the prompt of each page."""
 DIGEST_WORDS = 60
 SHORT_WORDS = 40
 """A text this short is its own digest."""
@@ -40,14 +40,15 @@ def plan(work: Planning[Summarize]) -> list[Spec]:
 def run(work: PartWork[Summarize]) -> Finished:
     seen = look(work)
     digested = digest(work, seen.text, where=label(work.part.spec), focus=work.params.focus)
-    return Finished(text=digested.text, data={**seen.data, "words": len(seen.text.split()), "method": digested.method})
+    return Finished(text=digested.text, data={**seen.data, "words": count_words(seen.text), "method": digested.method})
 
 
 def digest(work: Desk[Any], text: str, *, where: str, focus: str | None = None) -> Checked:
     """One or two sentences per piece of a text; a long page has several pieces. Nothing that the text does not say."""
-    if len(text.split()) <= SHORT_WORDS:
+    if count_words(text) <= SHORT_WORDS:
         return Checked(text=" ".join(text.split()), method="extractive")
-    budget = work.engine.context_tokens - DIGEST_TOKENS - PROMPT_TOKENS
+    focus = limit_words(focus, FOCUS_WORDS) if focus else None
+    budget = work.room(focus, new_tokens=DIGEST_TOKENS)
     pieces = split_to_budget(text, budget, work.engine.count_tokens)
     checked = [
         grounding.check(
@@ -66,7 +67,7 @@ def finish(work: JobWork[Summarize]) -> Finished:
     if not notes:
         raise SourceError("nothing to summarize: every page is blank", code=Code.NO_PAGES)
     room = SUMMARY_TOKENS[work.params.length]
-    merged = reduce_notes(work, notes, budget=work.engine.context_tokens - room - PROMPT_TOKENS)
+    merged = reduce_notes(work, notes, budget=work.room(work.params.focus, new_tokens=room))
     text, data = _summary(work, "\n".join(merged), room)
     return Finished(text=text, data={**data, "key_points": key_points(work)})
 
@@ -110,7 +111,7 @@ def _merge(work: Desk[Any], notes: Sequence[str]) -> str:
 
 
 def _groups(notes: Sequence[str], work: Desk[Any]) -> list[list[str]]:
-    room = work.engine.context_tokens - MERGE_TOKENS - PROMPT_TOKENS
+    room = work.room(new_tokens=MERGE_TOKENS)
     groups: list[list[str]] = [[]]
     for note in _clip_each(notes, room // 2, work):
         if groups[-1] and work.engine.count_tokens("\n".join([*groups[-1], note])) > room:

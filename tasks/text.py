@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-_SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"')\]]*\s+|(?<=[。！？])")
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+_TOKEN = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+_SENTENCE = re.compile(r".*?(?:[.!?][\"')\]”’]*(?=\s|$)|[。！？][\"')\]”’」』]*|$)", re.DOTALL)
 _PARAGRAPH = re.compile(r"\n\s*\n")
 PASSAGE_WORDS = 120
 
@@ -21,25 +22,30 @@ PASSAGE_WORDS = 120
 def sentences(text: str) -> list[str]:
     """Split at sentence ends and empty lines; line breaks inside a sentence become spaces."""
     paragraphs = [" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(text)]
-    return [piece.strip() for paragraph in paragraphs for piece in _SENTENCE_END.split(paragraph) if piece.strip()]
+    return [piece.strip() for paragraph in paragraphs for piece in _SENTENCE.findall(paragraph) if piece.strip()]
 
 
 def words(text: str) -> list[str]:
-    """The words in lower case; Chinese, Japanese and Korean text by its characters."""
+    """The words in lower case without signs; Chinese, Japanese and Korean text by its characters."""
     return [word.lower() for word in _WORD.findall(text)]
+
+
+def count_words(text: str) -> int:
+    """What stands between spaces; Chinese, Japanese and Korean text by its characters."""
+    return len(_TOKEN.findall(text))
 
 
 def limit_words(text: str, most: int) -> str:
     """At most that many words, ending at a sentence end where at least half of them remain, else with an ellipsis."""
-    pieces = text.split()
-    if len(pieces) <= most:
-        return text.strip()
-    kept: list[str] = []
-    for sentence in sentences(text):
-        if len(kept) + len(sentence.split()) > most:
-            break
-        kept += sentence.split()
-    return " ".join(kept) if len(kept) >= most / 2 else " ".join(pieces[:most]).rstrip(",;:") + " …"
+    text = text.strip()
+    tokens = list(_TOKEN.finditer(text))
+    if len(tokens) <= most:
+        return text
+    head = text[: tokens[most - 1].end()]
+    whole = [match.end() for match in _SENTENCE.finditer(text) if match.group().strip() and match.end() <= len(head)]
+    if whole and count_words(head[: whole[-1]]) >= most / 2:
+        return head[: whole[-1]]
+    return head.rstrip(",;:") + " …"
 
 
 def split_to_budget(text: str, budget: int, count: Callable[[str], int]) -> list[str]:
@@ -78,9 +84,8 @@ class Passage:
 
 def passages(number: int, text: str) -> list[Passage]:
     """Stretches of about 120 words, cut between sentences."""
-    return [
-        Passage(number=number, text=piece) for piece in split_to_budget(text, PASSAGE_WORDS, lambda t: len(t.split()))
-    ]
+    pieces = split_to_budget(text, PASSAGE_WORDS, count_words) if text.strip() else []
+    return [Passage(number=number, text=piece) for piece in pieces]
 
 
 def best_passages(
@@ -94,7 +99,8 @@ def best_passages(
     bags = [set(words(passage.text)) for passage in candidates]
     frequency = Counter(word for bag in bags for word in bag & asked)
     weight = {word: math.log(1 + (len(bags) - n + 0.5) / (n + 0.5)) for word, n in frequency.items()}
-    ranked = sorted(range(len(candidates)), key=lambda i: -sum(weight[word] for word in bags[i] & asked))
+    related = [index for index, bag in enumerate(bags) if bag & asked] or range(len(candidates))
+    ranked = sorted(related, key=lambda i: -sum(weight[word] for word in bags[i] & asked))
     chosen, used = [], 0
     for index in ranked:
         size = count(candidates[index].text) + 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=Params)
 POLL_SECONDS = 0.2
+INSTRUCTION_TOKENS = 160
+"""Room for the wording around the source, and for the chat template."""
+LEAST_ROOM = 64
 
 
 class StoppedError(LostError):
@@ -59,14 +62,9 @@ class Desk(Generic[P]):
         if self.stop.is_set():
             raise StoppedError("stopped before generation")
         future = self.engine.submit(replace(request, cancel=self.stop, deadline_at=self.deadline_at))
-        while True:
-            try:
-                completion = future.result(timeout=POLL_SECONDS)
-                break
-            except FutureTimeout:
-                if future.done():
-                    raise
-                self._check(time.monotonic())
+        while not wait([future], timeout=POLL_SECONDS).done:
+            self._check(time.monotonic())
+        completion = future.result()
         if completion.finish_reason is FinishReason.CANCELLED:
             raise StoppedError("stopped during generation")
         if completion.finish_reason is FinishReason.DEADLINE and not completion.text:
@@ -79,6 +77,11 @@ class Desk(Generic[P]):
             raise StoppedError("stopped during generation")
         if now > self.deadline_at + 5:
             raise _late()
+
+    def room(self, *texts: str | None, new_tokens: int) -> int:
+        """Tokens left for the source in a prompt that also holds an instruction and `texts`; never less than 64."""
+        spent = sum(self.engine.count_tokens(text) for text in texts if text)
+        return max(self.engine.context_tokens - new_tokens - INSTRUCTION_TOKENS - spent, LEAST_ROOM)
 
     def write(self, prompt: str, **options: Any) -> str:
         """A text-only request of one turn; its text."""

@@ -144,6 +144,7 @@ def upgrade() -> None:
         sa.Column("data", JSON, nullable=True),
         sa.Column("error_code", sa.String(length=64), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
+        sa.Column("error_retryable", sa.Boolean(), nullable=True),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("token", sa.String(length=64), nullable=True),
         sa.Column("not_before", TIME, nullable=True),

@@ -31,10 +31,6 @@ def test_params_are_checked_again_since_anybody_may_have_written_the_row() -> No
     assert params_of(job(Kind.ASK, params={"question": "Who?"})) == Ask(question="Who?")
 
 
-def test_a_password_in_the_row_is_not_a_wrong_param() -> None:
-    assert params_of(job(Kind.OCR, params={"password": 5})).password is None
-
-
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.COPYWRITE])
 def test_a_kind_that_needs_a_source_says_so(kind: Kind) -> None:
     params = {"question": "Who?"} if kind is Kind.ASK else {}

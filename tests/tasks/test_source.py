@@ -171,11 +171,9 @@ def test_an_upload_that_never_was_is_a_missing_artifact(worker: Worker) -> None:
     assert caught.value.code is Code.ARTIFACT_MISSING
 
 
-def test_the_password_comes_from_its_column_else_from_the_params(worker: Worker, tmp_path: Path) -> None:
+def test_the_password_comes_from_its_column(worker: Worker, tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"hello")
-    for job in ({"password": "p"}, {"params": {"password": "p"}}, {"password": "p", "params": {"password": "q"}}):
-        found, _ = opened(worker, tmp_path / "a.pdf", **job)
-        assert found is not None
-        assert found.password == "p"
-        assert "'p'" not in repr(found)
-    assert opened(worker, tmp_path / "a.pdf")[0] is not None
+    found, _ = opened(worker, tmp_path / "a.pdf", password="p")
+    assert found is not None
+    assert found.password == "p"
+    assert "'p'" not in repr(found)

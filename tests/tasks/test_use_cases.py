@@ -15,13 +15,13 @@ from sqlalchemy import select, text
 from domain.errors import Code, EngineError, SourceError
 from domain.messages import BULK, FINISH_JOB, INTERACTIVE, PLAN_JOB, RUN_SLICE
 from domain.params import Ask, Caption, ChatTurn, Copywrite, Ocr, Params, Summarize
+from domain.plain import clean
 from domain.settings import Settings
 from domain.states import AttemptState, JobState, PartState
 from storage import tables
 from tasks import prompts, summarize
 from tasks.bell import ring_due
-from tasks.run import clean
-from tasks.work import Desk, StoppedError, probe_from_json, probe_to_json
+from tasks.work import POLL_SECONDS, Desk, StoppedError, probe_from_json, probe_to_json
 from tests.tasks.conftest import Sheet, StandInReaders, WatchedEngine, completion, failing, joined, settled
 from worker.engines.base import Completion, FinishReason, Purpose, Request
 from worker.engines.fake import Switches
@@ -685,18 +685,12 @@ def desk(worker: Worker, *, deadline_at: float = float("inf")) -> Desk[Params]:
 def test_an_answer_that_comes_just_as_the_waiting_ends_is_taken(make_worker: MakeWorker) -> None:
     from concurrent.futures import Future
 
-    class JustInTime(Future[Completion]):
-        asked = 0
-
-        def result(self, timeout: float | None = None) -> Completion:
-            self.asked += 1
-            if self.asked == 1:
-                self.set_result(completion("here"))
-                raise TimeoutError
-            return super().result(timeout)
-
-    worker = make_worker(StandInReaders(), engine=Slow(JustInTime()))
+    late: Future[Completion] = Future()
+    worker = make_worker(StandInReaders(), engine=Slow(late))
+    timer = threading.Timer(POLL_SECONDS, late.set_result, [completion("here")])
+    timer.start()
     assert desk(worker).write("x") == "here"
+    timer.join()
 
 
 def test_an_engine_that_raises_a_timeout_of_its_own_is_heard(make_worker: MakeWorker) -> None:
