@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from worker.engines import smollm
+from worker.engines import packed, smollm
 from worker.engines.base import GREEDY, Completion, Sampling, Turn
 from worker.engines.generator import Generation, GenerationRequest, Generator, Statistics
 
@@ -118,6 +118,7 @@ def load_smollm(cache_dir: Path, *, slots: int, context_tokens: int, threads: in
     if threads:
         torch.set_num_threads(threads)
     model, tokenizer = smollm.load(cache_dir)
+    packed.pack(model)
     return ChatModel(model, tokenizer, slots=slots, context_tokens=context_tokens)
 
 
