@@ -77,7 +77,11 @@ class Ocr(Params):
         "text: only the text layer.",
     )
     pages: Pages | None = Field(default=None, description='Pages to read, such as "1-3,7,10-"; all by default.')
-    languages: tuple[Language, ...] = Field(default=("en",), min_length=1, description="Languages of the document.")
+    languages: tuple[Language, ...] = Field(
+        default=("en",),
+        min_length=1,
+        description="Languages of the text in pictures; the engine warns of those that it cannot read.",
+    )
     output: Literal["markdown", "text"] = Field(default="markdown", description="Form of the text.")
 
 

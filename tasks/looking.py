@@ -54,13 +54,27 @@ def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto") -> Seen:
         found = tuple(_found(line.text, line.box, None) for line in page.layer.lines)
         return Seen(text=layout.to_text(lines), lines=lines, found=found, data={**facts, "how": "layer"})
     seen = read_image(work, page.image)
-    return replace(seen, data={**facts, **_why(page), **seen.data})
+    return replace(seen, data=_merged(facts, _why(page), seen.data))
+
+
+def _merged(*groups: dict[str, Any]) -> dict[str, Any]:
+    """All of them; warnings of several are put together."""
+    merged: dict[str, Any] = {name: value for group in groups for name, value in group.items()}
+    if warnings := [warning for group in groups for warning in group.get("warnings", ())]:
+        merged["warnings"] = warnings
+    return merged
 
 
 def read_image(work: PartWork[Any], image: RGB) -> Seen:
     """The text that a picture shows, by the engine."""
-    turns = (Turn(role="user", text=prompts.READ_PAGE),)
-    completion = work.complete(Request(purpose=Purpose.READ, turns=turns, images=(image,), max_new_tokens=READ_TOKENS))
+    request = Request(
+        purpose=Purpose.READ,
+        turns=(Turn(role="user", text=prompts.READ_PAGE),),
+        images=(image,),
+        languages=getattr(work.params, "languages", ()),
+        max_new_tokens=READ_TOKENS,
+    )
+    completion = work.complete(request)
     read = completion.lines[0] if completion.lines else ()
     lines = layout.from_engine(read)
     text = layout.to_text(lines) if lines else completion.text

@@ -36,6 +36,9 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 3
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if socket.parent.stat().st_uid != os.getuid():  # the folder may lie under /tmp, where others can make one first
+        sys.stderr.write(f"{socket.parent} belongs to another user\n")
+        return 3
     socket.unlink(missing_ok=True)  # left by a server that was killed
     die_with_parent()
     os.execv(line[0], line)

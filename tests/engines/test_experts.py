@@ -14,7 +14,7 @@ import pytest
 from domain.errors import Code, EngineError, SetupError
 from worker.engines.base import Completion, Engine, EngineConfig, FinishReason, Label, Line, Purpose, Request, Turn
 from worker.engines.evidence import Colours, Evidence, colours_of, is_same, sentences, texts_of
-from worker.engines.experts import ExpertsEngine, create
+from worker.engines.experts import ExpertsEngine, create, unread_warning
 from worker.engines.recognizer import Reading
 
 if TYPE_CHECKING:
@@ -250,3 +250,12 @@ def test_the_real_experts_read_describe_and_answer(smollm_cache: Path) -> None:
         started = time.monotonic()
         engine.close()
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("languages", "warns"), [(("en", "fr", "zh-CN", "el", "ja"), False), (("en", "ru"), True), (("Korean",), True)]
+)
+def test_a_language_that_cannot_be_read_is_told(languages: tuple[str, ...], warns: bool) -> None:
+    found = unread_warning(languages)
+    assert bool(found) is warns
+    assert not warns or languages[-1] in found["warnings"][0]

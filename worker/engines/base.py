@@ -60,11 +60,15 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
-    """One request. `turns` end with the user's; `deadline_at` is on the `time.monotonic()` clock, in seconds."""
+    """One request. `turns` end with the user's; `deadline_at` is on the `time.monotonic()` clock, in seconds.
+
+    `languages` are those of the text in the images, as the user named them ("en", "German"); empty if unknown.
+    """
 
     purpose: Purpose = Purpose.WRITE
     turns: tuple[Turn, ...] = ()
     images: tuple[RGB, ...] = ()
+    languages: tuple[str, ...] = ()
     max_new_tokens: int = 256
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()

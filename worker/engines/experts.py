@@ -34,6 +34,16 @@ logger = logging.getLogger(__name__)
 VISION_THREADS = 2
 LEAST_LABEL = 0.1
 TOP_LABELS = 5
+# The characters of PP-OCRv6's recognition model (in the metadata of its ONNX file) were compared with these alphabets.
+READ_SCRIPTS = "Latin, Greek, Chinese and Japanese"
+UNREAD_LANGUAGES = frozenset(
+    (
+        *("ar", "arabic", "fa", "persian", "ur", "urdu", "he", "hebrew", "ru", "russian", "uk", "ukrainian"),
+        *("be", "belarusian", "bg", "bulgarian", "sr", "serbian", "mk", "macedonian", "kk", "kazakh", "ko", "korean"),
+        *("hi", "hindi", "bn", "bengali", "ta", "tamil", "te", "telugu", "th", "thai", "ka", "georgian"),
+        *("hy", "armenian", "am", "amharic"),
+    )
+)
 # What the chat template puts around the turns and its own system turn, with room to spare.
 TEMPLATE_TOKENS = 64
 
@@ -152,7 +162,7 @@ class ExpertsEngine:
             text=text,
             finish_reason=FinishReason.STOP,
             lines=tuple(sheet.lines for sheet in sheets),
-            facts=_lie(sheets),
+            facts=_lie(sheets) | unread_warning(request.languages),
         )
 
     def _see(self, images: Sequence[RGB], *, check: Callable[[], None]) -> _Sight:
@@ -203,6 +213,14 @@ class ExpertsEngine:
                 raise _Interrupted(FinishReason.DEADLINE)
 
         return check
+
+
+def unread_warning(languages: Sequence[str]) -> dict[str, Any]:
+    """A warning for the languages whose script PP-OCRv6's characters leave out: text in them comes out as noise."""
+    unread = [name for name in languages if name.lower().partition("-")[0] in UNREAD_LANGUAGES]
+    if not unread:
+        return {}
+    return {"warnings": [f"the experts engine does not read {', '.join(unread)}: it knows {READ_SCRIPTS} script"]}
 
 
 def create(config: EngineConfig) -> ExpertsEngine:
