@@ -28,6 +28,9 @@ from worker.app import app
 
 logger = logging.getLogger(__name__)
 
+SETUP_EXIT = 3
+"""Exit status of a worker that cannot start; nightowl/stack.py does not try again."""
+
 
 class Service:
     """What lives as long as the worker process: the context, the heartbeat, the sweeper."""
@@ -98,9 +101,12 @@ def _start(**_: Any) -> None:
     logs.configure(level=settings.log_level, format=settings.log_format)
     try:
         _service = Service(settings)
-    except SetupError as error:
+    except Exception as error:  # Celery would log what a signal's receiver raises, and start all the same
+        if not isinstance(error, SetupError):
+            logger.exception("the worker cannot start")
         logger.critical("%s", error)
-        os._exit(3)  # Celery would log an exception of a signal's receiver and start all the same
+        logging.shutdown()
+        os._exit(SETUP_EXIT)
     _service.start()
 
 

@@ -123,10 +123,13 @@ def test_settings_that_are_wrong_are_named(shell: Shell) -> None:
     assert done.stderr.startswith("nightowl: setting NIGHTOWL_SLOTS:")
 
 
-def test_an_engine_that_cannot_be_made_is_told(shell: Shell, document: Path) -> None:
-    done = shell.run("run", "ocr", str(document), "--engine", "nobody:makes")
+@pytest.mark.parametrize(
+    ("engine", "says"), [("nobody:makes", "nobody"), ("json:loads", "must be str"), ("mplug-owl", "later")]
+)
+def test_an_engine_that_cannot_be_made_is_told(shell: Shell, document: Path, engine: str, says: str) -> None:
+    done = shell.run("run", "ocr", str(document), "--engine", engine)
     assert done.returncode == 3
-    assert "nobody" in done.stderr and "Traceback" not in done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_life_with_up(shell: Shell, document: Path) -> None:
