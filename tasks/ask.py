@@ -15,7 +15,7 @@ from tasks import grounding, prompts
 from tasks.grounding import Checked
 from tasks.looking import described_data, frame_facts, look, page_facts
 from tasks.planning import plan_parts, where
-from tasks.text import best_passages, passages, sentences
+from tasks.text import best_passages, content_words, count_words, passages, sentences
 from tasks.work import Finished
 from worker.engines.base import Purpose, Request, Turn
 from worker.readers.base import Media
@@ -30,7 +30,9 @@ kind = Kind.ASK
 needs_source = True
 
 ANSWER_TOKENS = 160
-ANSWER_WORDS = 120
+ANSWER_WORDS = 80
+SHORT_ANSWER_WORDS = 12
+FARTHER = 0.15
 EVIDENCE_SHARE = 5
 """A fifth of the context holds the passages. More of them cost time and mislead a small model."""
 SCENE_FRAMES = 3
@@ -108,11 +110,20 @@ def _answer(work: JobWork[Ask]) -> Finished:
 
 
 def _checked(answer: str, evidence: str, asked: str, *, language: str | None) -> Checked:
-    """The answer, or, where the text does not support it, the sentence of the text that is nearest to the question."""
+    """The answer, where the text supports it and it keeps to the question; else the sentence nearest to that."""
     if language is not None:
         return Checked(text=answer, method="model")  # a translation shares no words with its source
-    checked = grounding.check(answer, f"{evidence}\n\n{asked}", most_words=ANSWER_WORDS)
-    if checked.method == "model":
-        return checked
+    checked = grounding.check(answer, f"{evidence}\n\n{asked}", most_words=ANSWER_WORDS, least_words=1)
+    asked = " ".join(content_words(asked))
     nearest = max(sentences(evidence), key=lambda sentence: grounding.support(asked, sentence), default="")
-    return replace(checked, text=nearest)
+    if checked.method == "model" and _keeps_to(checked.text, asked, nearest):
+        return checked
+    return replace(checked, text=nearest, method="extractive")
+
+
+def _keeps_to(answer: str, asked: str, nearest: str) -> bool:
+    """A short answer need not repeat the question; a long one that is farther from it than the text itself is about
+    something else."""
+    if count_words(answer) <= SHORT_ANSWER_WORDS:
+        return True
+    return grounding.support(asked, answer) >= grounding.support(asked, nearest) - FARTHER

@@ -17,6 +17,12 @@ _TOKEN = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
 _SENTENCE = re.compile(r".*?(?:[.!?][\"')\]”’]*(?=\s|$)|[。！？][\"')\]”’」』]*|$)", re.DOTALL)
 _PARAGRAPH = re.compile(r"\n\s*\n")
 PASSAGE_WORDS = 120
+_FORM = """
+a an and are be been by can could did do does for from had has have how in is it its many me much of on or should tell
+that the their there these they this to was were what when where which who whom whose why will with would you
+"""
+FORM_WORDS = frozenset(_FORM.split())
+"""Words that make an English sentence a question and say nothing of what it asks about."""
 
 
 def sentences(text: str) -> list[str]:
@@ -28,6 +34,12 @@ def sentences(text: str) -> list[str]:
 def words(text: str) -> list[str]:
     """The words in lower case without signs; Chinese, Japanese and Korean text by its characters."""
     return [word.lower() for word in _WORD.findall(text)]
+
+
+def content_words(question: str) -> list[str]:
+    """The words of a question that say what it is about; all of them where none does."""
+    found = words(question)
+    return [word for word in found if word not in FORM_WORDS] or found
 
 
 def count_words(text: str) -> int:
@@ -95,7 +107,7 @@ def best_passages(
 
     Scored by the sum of the inverse document frequencies of shared words (the idf of BM25, Robertson & Zaragoza 2009).
     """
-    asked = set(words(question))
+    asked = set(content_words(question))
     bags = [set(words(passage.text)) for passage in candidates]
     frequency = Counter(word for bag in bags for word in bag & asked)
     weight = {word: math.log(1 + (len(bags) - n + 0.5) / (n + 0.5)) for word, n in frequency.items()}
