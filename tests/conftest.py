@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _numbers = itertools.count(1)
+
+# How long an example takes says nothing on a machine that has other work.
+hypothesis.settings.register_profile("nightowl", deadline=None)
+hypothesis.settings.load_profile("nightowl")
 
 
 @pytest.fixture(autouse=True)
