@@ -36,6 +36,8 @@ check: setup  ## The fast part: lint, types, import rules
 bench: setup  ## The benchmarks that print ratios (docs/performance.md)
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/cpu.py linear
+	$(BIN)/python benchmarks/cpu.py beside
 
 clean:  ## Remove the environment and what tests and demo left
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,6 +20,9 @@ from enum import StrEnum
 
 from domain.plain import clean
 
+SETUP_EXIT = 3
+"""Exit status of a process that cannot be set up; a stack does not start such a worker again."""
+
 
 class Code(StrEnum):
     """Stable, documented codes (docs/errors.md). A code never changes its meaning."""
@@ -34,7 +37,6 @@ class Code(StrEnum):
     PASSWORD_REQUIRED = "password_required"
     PASSWORD_WRONG = "password_wrong"
     TOO_MANY_PAGES = "too_many_pages"
-    PAGE_TOO_LARGE = "page_too_large"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_INVALID = "image_invalid"
     NO_VIDEO_STREAM = "no_video_stream"

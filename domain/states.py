@@ -50,9 +50,6 @@ class Phase(StrEnum):
     FINISH = "finish"
 
 
-FINAL_JOB_STATES = tuple(state for state in JobState if state.is_final)
-
-
 def outcome(*, succeeded: int, failed: int, damaged: int = 0) -> JobState:
     """The final state of a job whose parts are all over: failed only if every part failed.
 

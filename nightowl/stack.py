@@ -13,7 +13,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING, Self
 
-from domain.errors import SetupError
+from domain.errors import SETUP_EXIT, SetupError
 from storage import migrations
 from storage.session import Database
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from domain.settings import Settings
 
-SETUP_EXIT = 3
 REDIS_SECONDS = 15.0
 STOP_MARGIN_SECONDS = 3.0
 MAX_RESTARTS = 5

@@ -47,7 +47,6 @@ class ArtifactStore:
     """Files under one folder or fsspec URL."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
         self._fs, self._root = fsspec.core.url_to_fs(url)
 
     @property

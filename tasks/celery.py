@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import signals
 
-from domain.errors import SetupError
+from domain.errors import SETUP_EXIT, SetupError
 from domain.kinds import Kind
 from domain.messages import FINISH_JOB, PLAN_JOB, RUN_SLICE, SUBMIT
 from domain.settings import Settings
@@ -27,9 +27,6 @@ from worker import logs, runtime
 from worker.app import app
 
 logger = logging.getLogger(__name__)
-
-SETUP_EXIT = 3
-"""Exit status of a worker that cannot start; nightowl/stack.py does not try again."""
 
 
 class Service:

@@ -117,7 +117,7 @@ def _common_failure(failed: list[Part]) -> Failure:
     """A job whose every part failed: the one cause, or the first of several."""
     causes = {part.error.message: part.error for part in failed if part.error}
     first = next(iter(causes.values()))
-    if len(failed) == 1 or len(causes) == 1:
+    if len(causes) == 1:
         return first
     message = f"all {len(failed)} parts failed; the first: {first.message}"
     return Failure(code=first.code, message=message, retryable=first.retryable)

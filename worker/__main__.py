@@ -8,7 +8,7 @@ import warnings
 
 from celery.exceptions import SecurityWarning
 
-from domain.errors import SetupError
+from domain.errors import SETUP_EXIT, SetupError
 from domain.messages import GPU, queue_for
 from domain.settings import Settings
 from worker import logs, runtime
@@ -32,7 +32,7 @@ def main() -> int:
         queues = _queues(settings)
     except SetupError as error:
         sys.stderr.write(f"nightowl worker: {error}\n")
-        return 3
+        return SETUP_EXIT
     app.worker_main(
         [
             *("--quiet", "worker", "--pool=threads", "--without-gossip", "--without-mingle"),

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from domain.errors import SetupError
+from domain.errors import SETUP_EXIT, SetupError
 from worker.parent import die_with_parent
 
 
@@ -34,11 +34,11 @@ def main() -> int:
         line = command(socket)
     except SetupError as error:
         sys.stderr.write(f"{error}\n")
-        return 3
+        return SETUP_EXIT
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if socket.parent.stat().st_uid != os.getuid():  # the folder may lie under /tmp, where others can make one first
         sys.stderr.write(f"{socket.parent} belongs to another user\n")
-        return 3
+        return SETUP_EXIT
     socket.unlink(missing_ok=True)  # left by a server that was killed
     die_with_parent()
     os.execv(line[0], line)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import typer
 
+from domain.errors import SETUP_EXIT
 from nightowl.cli import jobs, machine, run
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 for command in COMMANDS:
     app.command()(command)
 
-OK, NOT_ALL, USAGE, SETUP, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, NOT_ALL, USAGE, SETUP, NOT_FOUND, INTERRUPTED = 0, 1, 2, SETUP_EXIT, 4, 130
 
 
 def main() -> None:

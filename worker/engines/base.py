@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -142,6 +142,3 @@ class EngineConfig:
     slots: int = 8
     context_tokens: int = 2048
     threads: int = 0
-
-
-EngineFactory: TypeAlias = "Callable[[EngineConfig], Engine]"

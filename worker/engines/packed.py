@@ -1,7 +1,7 @@
 """Linear layers for CPUs: the same products, from weights that oneDNN has laid out beforehand.
 
 torch hands fp32 products to MKL, which is slow at the few rows of a decode step: on the CPU that docs/performance.md
-names, 8 rows by SmolLM2's 1536 x 576 take 203 us, by its head 15.6 ms; with packed weights 95 us and 4.3 ms. The
+names, 8 rows by SmolLM2's 1536 x 576 take 190 us, by its head 16.8 ms; with packed weights 94 us and 5.6 ms. The
 results differ in rounding only.
 
 The operators are torch's own, and private. `can_pack` says whether they are there; without them all works as before.

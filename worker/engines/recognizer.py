@@ -115,8 +115,8 @@ def _params(*, threads: int) -> dict[str, Any]:
 def _without_spinning(session: InferenceSession, *, threads: int) -> InferenceSession:
     """The same model, whose threads sleep while they wait. RapidOCR has no setting for it.
 
-    Beside a language model on the same two cores, reading takes 0.8 times as long without spinning, and the language
-    model makes 1.2 times as many tokens (docs/performance.md); alone, neither loses.
+    Beside a language model on the same two cores, reading takes 0.9 times as long without spinning, and the language
+    model makes at least 1.3 times as many tokens (docs/performance.md); alone, neither loses.
     """
     options = SessionOptions()
     options.log_severity_level = 4
