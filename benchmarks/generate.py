@@ -31,7 +31,8 @@ import torch
 import transformers
 
 from worker.engines import smollm
-from worker.engines.generator import GenerationRequest, Generator, Statistics
+from worker.engines.generation import GenerationRequest, Statistics
+from worker.engines.generator import Generator
 from worker.engines.packed import pack
 
 if TYPE_CHECKING:

@@ -59,11 +59,17 @@ class Settings(BaseSettings):
         description="experts, mplug-owl, fake, auto, or module:factory. auto says in the log what it took.",
     )
     model: str | None = Field(default=None, description="Local directory or hub id of a checkpoint.")
+    adapter: str | None = Field(default=None, description="Folder of a LoRA adapter that is merged into the model.")
     device: str = Field(default="auto", description="auto, cpu or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Number format of the model; auto is float32 on CPU, bfloat16 on GPU."
     )
-    slots: int = Field(default=8, ge=1, le=1024, description="Requests that the language model advances together.")
+    slots: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Requests that the language model advances together; 0: 8 on a CPU, on a GPU what fits, up to 128.",
+    )
     context_tokens: int = Field(default=2048, ge=1024, description="Tokens of prompt and answer of one request.")
     threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0 leaves the choice to torch.")
 

@@ -39,6 +39,7 @@ def engine_config(settings: Settings) -> EngineConfig:
     return EngineConfig(
         cache_dir=settings.cache_dir,
         model=settings.model,
+        adapter=settings.adapter,
         device=settings.device,
         dtype=settings.dtype,
         slots=settings.slots,

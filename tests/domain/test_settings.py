@@ -28,7 +28,7 @@ def origin(name: str) -> tuple[str, str]:
 
 def test_defaults_hold_without_a_file() -> None:
     settings = Settings()
-    assert settings.slots == 8
+    assert settings.slots == 0
     assert settings.queues == ("cpu", "gpu")
     assert settings.limits == Limits()
     assert settings.embeds_redis

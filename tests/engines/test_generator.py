@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import torch
 
 from domain.errors import Code, EngineError
 from worker.engines.base import FinishReason, Sampling
-from worker.engines.generator import Generation, GenerationRequest, Generator
+from worker.engines.generation import Generation, GenerationRequest
+from worker.engines.generator import Generator
+from worker.engines.slots import SlotLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -258,13 +261,108 @@ def test_a_failed_step_fails_its_batch_and_the_thread_goes_on(llama: LlamaForCau
     assert "boom" in error.message
 
 
+class Small:
+    """A device whose memory ends where `is_over` says so, by rows and tokens of one forward."""
+
+    def __init__(self, model: Any, *, is_over: Callable[[int, int], bool], error: Exception | None = None) -> None:
+        self.model = copy.deepcopy(model)
+        self.is_over = is_over
+        self.error = error or torch.OutOfMemoryError("no memory")
+        self.most_rows = 0
+        self.model.base_model.register_forward_pre_hook(self._hook, with_kwargs=True)
+
+    def _hook(self, _: Any, __: Any, arguments: dict[str, Any]) -> None:
+        rows, tokens = arguments["inputs_embeds"].shape[:2]
+        if self.is_over(rows, tokens):
+            raise self.error
+        self.most_rows = max(self.most_rows, rows)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no memory")])
-def test_running_out_of_memory_has_a_code_of_its_own(llama: LlamaForCausalLM, error: Exception) -> None:
-    broken = Breaking(llama, error=error, applies=lambda call, tokens: call == 1)
-    with start(broken.model) as generator:
-        failure = generator.submit(request([1, 2])).exception(30)
+@pytest.mark.parametrize(
+    "is_over",
+    [
+        pytest.param(lambda rows, tokens: tokens == 1 and rows > 2, id="decoding more than two"),
+        pytest.param(lambda rows, tokens: rows * tokens > 70, id="prefilling more than 70 tokens"),
+        pytest.param(lambda rows, tokens: rows > 1, id="more than one row of anything"),
+    ],
+)
+def test_where_memory_runs_out_less_is_admitted_and_nothing_is_lost(
+    llama: LlamaForCausalLM, error: Exception, is_over: Callable[[int, int], bool]
+) -> None:
+    small = Small(llama, is_over=is_over, error=error)
+    works = prompts(10, seed=5)
+    with start(small.model, slots=6) as generator:
+        futures = [generator.submit(request(prompt, 25)) for prompt in works]
+        results = [future.result(60) for future in futures]
+    assert [result.token_ids for result in results] == [reference(llama, prompt, 25) for prompt in works]
+    assert {result.prompt_tokens for result in results} == {len(prompt) for prompt in works}
+
+
+def test_a_cache_that_finds_no_memory_is_made_smaller(llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    allocate = SlotLayer.lazy_initialization
+
+    def bounded(layer: SlotLayer, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if layer._slots > 2:
+            raise torch.OutOfMemoryError("no memory")
+        allocate(layer, keys, values)
+
+    monkeypatch.setattr(SlotLayer, "lazy_initialization", bounded)
+    works = prompts(5, seed=6)
+    with start(llama, slots=8) as generator:
+        futures = [generator.submit(request(prompt, 12)) for prompt in works]
+        assert [f.result(60).token_ids for f in futures] == [reference(llama, prompt, 12) for prompt in works]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no memory")])
+def test_what_does_not_fit_alone_fails_with_the_sizes(llama: LlamaForCausalLM, error: Exception) -> None:
+    small = Small(llama, is_over=lambda rows, tokens: tokens > 40, error=error)
+    with start(small.model, slots=4) as generator:
+        bad, good = generator.submit(request([1] * 50)), generator.submit(request([2] * 20))
+        failure = bad.exception(30)
+        assert good.result(30).token_ids == reference(llama, [2] * 20, 10)
     assert isinstance(failure, EngineError)
     assert (failure.code, failure.retryable) == (Code.ENGINE_MEMORY, True)
+    assert "50 tokens" in failure.message and f"{CONTEXT} positions" in failure.message
+
+
+class Kitchen:
+    """A feeder: each piece of its work makes one request ready."""
+
+    def __init__(self, works: list[list[int]]) -> None:
+        self.works = works
+        self.futures: list[Future[Generation]] = []
+        self.generator: Generator | None = None
+        self.ready: list[int] = []
+
+    @property
+    def waiting(self) -> bool:
+        return self.generator is not None and bool(self.works)
+
+    def feed(self) -> None:
+        assert self.generator is not None
+        self.futures.append(self.generator.submit(request(self.works.pop(0), 20)))
+        self.ready.append(sum(not future.done() for future in self.futures))
+
+
+def test_a_feeder_works_ahead_of_the_slots_and_not_farther(llama: LlamaForCausalLM) -> None:
+    works = prompts(12, seed=8)
+    kitchen = Kitchen(list(works))
+    with start(llama, slots=4, feeder=kitchen) as generator:
+        kitchen.generator = generator
+        generator.wake()
+        wait_until(lambda: len(kitchen.futures) == 12)
+        results = [future.result(30) for future in kitchen.futures]
+    assert [result.token_ids for result in results] == [reference(llama, prompt, 20) for prompt in works]
+    assert max(kitchen.ready) <= 4 + 2 + 1
+    assert generator.statistics.feed_seconds > 0
+
+
+def wait_until(is_so: Callable[[], bool], *, seconds: float = 30) -> None:
+    limit = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def test_a_failed_prefill_leaves_the_others_alone(llama: LlamaForCausalLM) -> None:

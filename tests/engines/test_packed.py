@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from worker.engines.generator import GenerationRequest, Generator
+from worker.engines.generation import GenerationRequest
+from worker.engines.generator import Generator
 from worker.engines.packed import PackedLinear, can_pack, pack
 
 if TYPE_CHECKING:

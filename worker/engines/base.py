@@ -62,12 +62,14 @@ GREEDY = Sampling()
 class Request:
     """One request. `turns` end with the user's; `deadline_at` is on the `time.monotonic()` clock, in seconds.
 
-    `languages` are those of the text in the images, as the user named them ("en", "German"); empty if unknown.
+    `languages` are those of the text in the images, as the user named them ("en", "German"); empty if unknown. `clip`
+    says that the images are frames of one clip, in order of time.
     """
 
     purpose: Purpose = Purpose.WRITE
     turns: tuple[Turn, ...] = ()
     images: tuple[RGB, ...] = ()
+    clip: bool = False
     languages: tuple[str, ...] = ()
     max_new_tokens: int = 256
     sampling: Sampling = GREEDY
@@ -131,14 +133,20 @@ class Engine(Protocol):
         ...
 
 
+DEFAULT_SLOTS = 8
+"""Of a language model on a CPU."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What a factory needs. `model` is a local directory, a hub id or None for the engine's own default."""
+    """What a factory needs. `model` is a local directory, a hub id or None for the engine's own default; `adapter` a
+    LoRA adapter to lay over it; 0 slots or threads leave the number to the engine."""
 
     cache_dir: Path
     model: str | None = None
+    adapter: str | None = None
     device: str = "auto"
     dtype: str = "auto"
-    slots: int = 8
+    slots: int = 0
     context_tokens: int = 2048
     threads: int = 0

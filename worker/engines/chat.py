@@ -11,7 +11,8 @@ import torch
 
 from worker.engines import packed, smollm
 from worker.engines.base import GREEDY, Completion, Sampling, Turn
-from worker.engines.generator import Generation, GenerationRequest, Generator, Statistics
+from worker.engines.generation import Generation, GenerationRequest, Statistics
+from worker.engines.generator import Generator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

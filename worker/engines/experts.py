@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from domain.errors import EngineError, NightowlError, SetupError
-from worker.engines.base import Completion, FinishReason, Label, Purpose, Turn
+from worker.engines.base import DEFAULT_SLOTS, Completion, FinishReason, Label, Purpose, Turn
 from worker.engines.evidence import Evidence, colours_of, is_same, sentences, texts_of
 from worker.engines.orientation import read_sheet
 from worker.engines.reading_order import reading_rows, upright
@@ -248,7 +248,10 @@ def _load(config: EngineConfig) -> ExpertsEngine:
     with ThreadPoolExecutor(2, thread_name_prefix="experts-load") as pool:
         reading, naming = pool.submit(recognizer), pool.submit(Tagger)
         chat = load_smollm(
-            config.cache_dir, slots=config.slots, context_tokens=config.context_tokens, threads=config.threads
+            config.cache_dir,
+            slots=config.slots or DEFAULT_SLOTS,
+            context_tokens=config.context_tokens,
+            threads=config.threads,
         )
         try:
             return ExpertsEngine(recognizer=reading.result(), tagger=naming.result(), chat=chat, model=_model_name())

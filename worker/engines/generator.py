@@ -3,6 +3,9 @@
 The scheduler decides who is in the batch, the cache holds their rows, and this file runs the steps: admit, prefill,
 one token for every row, let go of who is done. What a request gives does not depend on its neighbours: greedy decoding
 in fp32 equals `model.generate`, and sampling draws from a generator of the request's own.
+
+Where memory runs out, what is admitted at a time is halved for good, and the requests that met the limit are put back
+to the head of the queue with what they have; only a request that does not fit alone fails.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, cast
 
 import torch
 
 from domain.errors import Code, EngineError
-from worker.engines.base import GREEDY, FinishReason, Sampling
+from worker.engines.base import FinishReason
+from worker.engines.generation import Generation, Statistics, sample
 from worker.engines.scheduler import REPETITION_EVERY, Scheduler, Ticket, repetition_start
 from worker.engines.slots import SlotCache
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from worker.engines.generation import GenerationRequest
     from worker.engines.scheduler import Leave
 
 logger = logging.getLogger(__name__)
@@ -42,69 +47,23 @@ PADDING_SHARE = 0.1
 its tokens cost, in company or alone (1 x 128, 2 x 64 and 8 x 128 tokens: the same per token within 15 %), so pads are a
 plain loss; a GPU gains from company."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GenerationRequest:
-    """One request. `prompt` is token ids, or input embeddings of shape (tokens, width) where a picture is part of it.
-
-    `stop` strings end the answer and are cut off it. `deadline_at` is in seconds on the `time.monotonic()` clock. A
-    higher `priority` is admitted first. `max_new_tokens` is clipped to what the context leaves after the prompt.
-    `guard_repetition` ends an answer that runs in circles (see `scheduler.repetition_start`).
-    """
-
-    prompt: Sequence[int] | torch.Tensor
-    max_new_tokens: int
-    sampling: Sampling = GREEDY
-    stop: tuple[str, ...] = ()
-    deadline_at: float | None = None
-    cancel: threading.Event | None = None
-    priority: int = 0
-    guard_repetition: bool = True
+READY_SHARE = 0.5
+"""Requests that the feeder keeps ready beyond the free slots, as a share of all slots: what leaves in the steps that
+the feeder's next piece of work takes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """What came back. `token_ids` leave out the end token and repeated copies of a cycle; `text` is `token_ids`
-    decoded, up to the stop string. `new_tokens` counts every token that was computed, also those left out."""
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    new_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """Totals since the start. `row_steps` adds up the active rows of every decode step."""
-
-    slots: int
-    steps: int = 0
-    row_steps: int = 0
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
+class Feeder(Protocol):
+    """Work on the same model that must be done before a request can be submitted, such as looking at its pictures. It
+    runs on the generator's thread, between steps, so that two threads never compete for the device."""
 
     @property
-    def mean_occupancy(self) -> float:
-        """The share of slots at work in a decode step, 0 to 1."""
-        return self.row_steps / (self.steps * self.slots) if self.steps else 0.0
+    def waiting(self) -> bool:
+        """Whether there is something to do. Called from the generator's thread, under its lock: answer at once."""
+        ...
 
-
-def sample(logits: torch.Tensor, sampling: Sampling, *, randomness: torch.Generator) -> int:
-    """Draw a token from logits of shape (vocabulary). One random number per token, drawn on the CPU, so that a seed
-    gives the same text on any device (as far as the logits agree)."""
-    ordered, ids = torch.sort(logits.float() / sampling.temperature, descending=True, stable=True)
-    if sampling.top_k:
-        ordered, ids = ordered[: sampling.top_k], ids[: sampling.top_k]
-    cumulative = torch.softmax(ordered, dim=-1).cumsum(dim=-1)
-    if sampling.top_p < 1.0:
-        kept = int((cumulative < sampling.top_p).sum()) + 1
-        cumulative = cumulative[:kept]
-    point = torch.rand((), generator=randomness).item() * cumulative[-1]
-    index = torch.searchsorted(cumulative, point, right=True).clamp(max=len(cumulative) - 1)
-    return int(ids[index])
+    def feed(self) -> None:
+        """Do a bounded piece of it, and submit what is ready. Must not raise."""
+        ...
 
 
 _Tokens: TypeAlias = "list[int | None]"
@@ -124,6 +83,11 @@ class _Run:
     stop_window: int = 0
 
     @property
+    def length(self) -> int:
+        """Positions that a prefill writes: the prompt, and what was generated before the request was put back."""
+        return self.prompt_tokens + len(self.tokens)
+
+    @property
     def is_cancelled(self) -> bool:
         return self.request.cancel is not None and self.request.cancel.is_set()
 
@@ -138,6 +102,10 @@ class Generator:
     A future gives a `Generation`, also after a cancel or a deadline, then with what there was. It raises EngineError:
     `context_too_long` (for good), `engine_memory` or `engine_failed` (a later attempt may succeed). It cannot be
     cancelled itself: set the request's `cancel`.
+
+    `embed` turns token ids of any shape into the input embeddings that the model's base takes; the model's own input
+    embeddings by default. A `feeder` is asked to work whenever fewer requests wait than slots will need; whoever gives
+    it work calls `wake`.
     """
 
     def __init__(
@@ -149,13 +117,20 @@ class Generator:
         context_tokens: int,
         decode: Callable[[Sequence[int]], str],
         prefill_tokens: int = PREFILL_TOKENS,
+        embed: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        feeder: Feeder | None = None,
         clock: Callable[[], float] = time.monotonic,
         name: str = "generator",
     ) -> None:
         self.context_tokens = context_tokens
         self.name = name
         self._model = model
-        self._embed = cast("torch.nn.Embedding", model.get_input_embeddings())
+        embeddings = cast("torch.nn.Embedding", model.get_input_embeddings())
+        self._width = embeddings.embedding_dim
+        self._device, self._dtype = embeddings.weight.device, embeddings.weight.dtype
+        self._layers = int(model.config.get_text_config().num_hidden_layers)
+        self._embed: Callable[[torch.Tensor], torch.Tensor] = embed or embeddings
+        self._feeder = feeder
         self._head = cast("torch.nn.Linear", model.get_output_embeddings())  # type: ignore[no-untyped-call]
         self._eos_ids = eos_ids
         self._decode_text = decode
@@ -193,6 +168,11 @@ class Generator:
             self._wake.notify()
         return future
 
+    def wake(self) -> None:
+        """Tell the thread that its feeder has work."""
+        with self._wake:
+            self._wake.notify()
+
     def close(self) -> None:
         """End the thread after the step under way; what is waiting or active completes as cancelled."""
         with self._wake:
@@ -213,9 +193,8 @@ class Generator:
         length = len(request.prompt)
         if length < 1 or request.max_new_tokens < 1:
             raise ValueError(f"a prompt of {length} tokens and {request.max_new_tokens} new ones: both must be over 0")
-        width = self._embed.embedding_dim
-        if isinstance(request.prompt, torch.Tensor) and request.prompt.shape != (length, width):
-            raise ValueError(f"prompt embeddings must be (tokens, {width}), not {tuple(request.prompt.shape)}")
+        if isinstance(request.prompt, torch.Tensor) and request.prompt.shape != (length, self._width):
+            raise ValueError(f"prompt embeddings must be (tokens, {self._width}), not {tuple(request.prompt.shape)}")
         sampling = request.sampling
         return _Run(
             request=request,
@@ -242,45 +221,55 @@ class Generator:
     def _receive(self) -> bool:
         """Take what was submitted; sleep while there is nothing to do. False when it is time to end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._inbox or self._runs or self._closing)
+            self._wake.wait_for(lambda: self._inbox or self._runs or self._closing or self._is_fed())
             arrived, self._inbox = self._inbox, []
             closing = self._closing
         for run in arrived:
             self._add(run)
         return not closing
 
+    def _is_fed(self) -> bool:
+        return self._feeder is not None and self._feeder.waiting
+
     def _add(self, run: _Run) -> None:
         key = next(self._keys)
         self._runs[key] = run
-        request = run.request
-        self._scheduler.add(
-            Ticket(
-                key=key,
-                prompt_tokens=run.prompt_tokens,
-                priority=request.priority,
-                deadline_at=request.deadline_at,
-            )
-        )
+        self._scheduler.add(_ticket(key, run))
 
     def _step(self) -> None:
+        if self._is_fed() and self._is_hungry():
+            self._feed()
         cancelled = {key for key, run in self._runs.items() if run.is_cancelled}
         plan = self._scheduler.plan(now=self._clock(), cancelled=cancelled)
         for leave, reason in plan.leaves:
             self._free(leave)
             self._complete(self._runs.pop(leave.key), reason)
+        if self._scheduler.slots < self._cache.slots:
+            self._shrink()
         if plan.admits:
             self._admit([admit.key for admit in plan.admits])
         if self._rows:
             rows = list(self._rows)
-            self._settle(rows, self._attempt(self._decode, rows))
+            self._settle(rows, self._attempt(self._decode, rows), make_room=self._make_room_to_decode)
+
+    def _is_hungry(self) -> bool:
+        """Whether slots will be empty soon: a request must be ready for each that is free now, and for a few more."""
+        slots = self._scheduler.slots
+        return len(self._scheduler.waiting) < slots - len(self._rows) + slots * READY_SHARE
+
+    def _feed(self) -> None:
+        began = time.perf_counter()
+        cast("Feeder", self._feeder).feed()
+        totals = self._statistics
+        self._statistics = replace(totals, feed_seconds=totals.feed_seconds + time.perf_counter() - began)
 
     def _admit(self, keys: list[int]) -> None:
         """Prefill the new rows, group by group. Nobody leaves before all are done: rows would move meanwhile."""
         self._rows += keys
-        self._cache.admit([self._runs[key].prompt_tokens for key in keys])
+        self._cache.admit([self._runs[key].length for key in keys])
         outcomes = [(group, self._attempt(self._prefill, group)) for group in self._prefill_groups(keys)]
         for group, outcome in outcomes:
-            self._settle(group, outcome)
+            self._settle(group, outcome, make_room=self._make_room_to_prefill)
 
     def _attempt(self, work: Callable[[list[int]], _Tokens], keys: list[int]) -> _Tokens | Exception:
         try:
@@ -288,9 +277,14 @@ class Generator:
         except Exception as error:
             return error
 
-    def _settle(self, keys: list[int], outcome: _Tokens | Exception) -> None:
+    def _settle(
+        self, keys: list[int], outcome: _Tokens | Exception, *, make_room: Callable[[list[int]], list[int]]
+    ) -> None:
         if isinstance(outcome, Exception):
-            self._fail(keys, outcome)
+            if is_memory(outcome) and (too_many := make_room(keys)):
+                self._put_back(too_many)
+            else:
+                self._fail(keys, outcome)
             return
         for key, token in zip(keys, outcome, strict=True):
             self._take(key, token)
@@ -300,7 +294,7 @@ class Generator:
         group: list[int] = []
         total = 0
         for key in keys:
-            length = self._runs[key].prompt_tokens
+            length = self._runs[key].length
             if group and (total + length) < (1 - PADDING_SHARE) * length * (len(group) + 1):
                 yield group
                 group, total = [], 0
@@ -312,7 +306,7 @@ class Generator:
     def _prefill(self, keys: list[int]) -> _Tokens:
         began = time.perf_counter()
         runs = [self._runs[key] for key in keys]
-        lengths = [run.prompt_tokens for run in runs]
+        lengths = [run.length for run in runs]
         prompts = torch.nn.utils.rnn.pad_sequence([self._embedded(run) for run in runs], batch_first=True)
         self._cache.prefill(self._rows.index(keys[0]))
         positions = torch.arange(prompts.shape[1], device=prompts.device)[None]
@@ -331,15 +325,19 @@ class Generator:
     def _decode(self, keys: list[int]) -> _Tokens:
         began = time.perf_counter()
         runs = [self._runs[key] for key in keys]
-        device = self._embed.weight.device
-        mask, positions = self._cache.decode(device)
-        last = torch.tensor([[run.tokens[-1]] for run in runs], device=device)
-        hidden = self._forward(self._embed(last), position_ids=positions, mask=mask)  # (rows, 1, width)
-        tokens = self._choose(hidden[:, 0], runs)
+        mask, positions = self._cache.decode(self._device)
+        try:
+            last = torch.tensor([[run.tokens[-1]] for run in runs], device=self._device)
+            hidden = self._forward(self._embed(last), position_ids=positions, mask=mask)  # (rows, 1, width)
+            tokens = self._choose(hidden[:, 0], runs)
+        except Exception:
+            self._cache.take_back()
+            raise
         totals = self._statistics
         self._statistics = replace(
             totals,
             steps=totals.steps + 1,
+            slot_steps=totals.slot_steps + self._scheduler.slots,
             row_steps=totals.row_steps + len(runs),
             new_tokens=totals.new_tokens + len(runs),
             decode_seconds=totals.decode_seconds + time.perf_counter() - began,
@@ -347,11 +345,13 @@ class Generator:
         return tokens
 
     def _embedded(self, run: _Run) -> torch.Tensor:
-        prompt, weight = run.request.prompt, self._embed.weight
-        if isinstance(prompt, torch.Tensor):
-            return prompt.to(device=weight.device, dtype=weight.dtype)
-        embedded: torch.Tensor = self._embed(torch.tensor(prompt, device=weight.device))
-        return embedded
+        prompt = run.request.prompt
+        if not isinstance(prompt, torch.Tensor):
+            return self._embed(torch.tensor([*prompt, *run.tokens], device=self._device))
+        prompt = prompt.to(device=self._device, dtype=self._dtype)
+        if not run.tokens:
+            return prompt
+        return torch.cat([prompt, self._embed(torch.tensor(run.tokens, device=self._device))])
 
     def _forward(
         self, embeddings: torch.Tensor, *, position_ids: torch.Tensor, mask: torch.Tensor | None
@@ -450,13 +450,59 @@ class Generator:
             new_tokens=len(run.tokens),
         )
 
+    def _make_room_to_prefill(self, keys: list[int]) -> list[int]:
+        """Halve what is admitted, after memory ran out: the prompts of one prefill, or, where that was a single one or
+        the cache itself found no room, the slots. Returns who must wait again; nobody if nothing is left to halve."""
+        scheduler = self._scheduler
+        if len(keys) > 1 and self._cache.is_complete(self._layers):
+            longest = max(self._runs[key].length for key in keys)
+            scheduler.prefill_tokens = min(scheduler.prefill_tokens, longest * len(keys) // 2)
+        elif scheduler.slots > 1:
+            scheduler.slots //= 2
+        else:
+            return []
+        return keys
+
+    def _make_room_to_decode(self, keys: list[int]) -> list[int]:
+        """The same for a decode step: its later half must wait, and so many slots are gone."""
+        if self._scheduler.slots == 1:
+            return []
+        self._scheduler.slots = max(len(keys) // 2, 1)
+        return keys[self._scheduler.slots :] or keys
+
+    def _put_back(self, keys: list[int]) -> None:
+        logger.warning(
+            "%s: out of memory with %d rows in use; from here on %d slots, and %d tokens in one prefill",
+            self.name, len(self._rows), self._scheduler.slots, self._scheduler.prefill_tokens,
+        )  # fmt: skip
+        for key in reversed(keys):
+            self._free(self._scheduler.put_back(_ticket(key, self._runs[key])))
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Give the memory of slots that are no longer admitted back, once nobody is in them."""
+        if len(self._rows) <= self._scheduler.slots < self._cache.slots:
+            self._cache.shrink(self._scheduler.slots)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _fail(self, keys: list[int], error: Exception) -> None:
         logger.error("%s: a step of %d requests failed", self.name, len(keys), exc_info=error)
         for key in keys:
             self._cache.clear(self._rows.index(key))
-            self._release(key).future.set_exception(_engine_error(error))
+            run = self._release(key)
+            run.future.set_exception(self._does_not_fit(run) if is_memory(error) else _engine_error(error))
         if not self._rows:
             self._cache = SlotCache(slots=self._scheduler.slots, positions=self.context_tokens)
+
+    def _does_not_fit(self, run: _Run) -> EngineError:
+        weights = sum(parameter.nbytes for parameter in self._model.parameters())
+        return EngineError(
+            f"a request of {run.length} tokens does not fit into the memory of {self._device} on its own, beside the "
+            f"model ({_gib(weights)}) and a cache of one slot of {self.context_tokens} "
+            f"positions ({_gib(self._cache.bytes)}); a smaller NIGHTOWL_CONTEXT_TOKENS takes less",
+            code=Code.ENGINE_MEMORY,
+        )
 
     def _reset(self, error: Exception) -> None:
         """After a defect outside of the model: who is in which row can no longer be trusted."""
@@ -475,6 +521,20 @@ class Generator:
             self._complete(run, FinishReason.CANCELLED)
 
 
+def _ticket(key: int, run: _Run) -> Ticket:
+    request = run.request
+    return Ticket(key=key, prompt_tokens=run.length, priority=request.priority, deadline_at=request.deadline_at)
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out, of the device or of the machine."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.2f} GiB"
+
+
 def _stop_index(text: str, stop: tuple[str, ...]) -> int | None:
     """Where the first stop string begins."""
     return min((index for word in stop if (index := text.find(word)) >= 0), default=None)
@@ -483,11 +543,7 @@ def _stop_index(text: str, stop: tuple[str, ...]) -> int | None:
 def _engine_error(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return EngineError(error.message, code=error.code, retryable=error.retryable)
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    failure = EngineError(
-        "the model ran out of memory" if is_memory else f"the model failed: {type(error).__name__}: {error}"[:500],
-        code=Code.ENGINE_MEMORY if is_memory else Code.ENGINE_FAILED,
-    )
+    failure = EngineError(f"the model failed: {type(error).__name__}: {error}"[:500], code=Code.ENGINE_FAILED)
     # Without the frames, which would keep the tensors of the failed step for as long as somebody holds the future.
     failure.__cause__ = error.with_traceback(None)
     return failure

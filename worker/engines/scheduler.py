@@ -73,7 +73,8 @@ class Scheduler:
 
     `prefill_tokens` bounds the prompts admitted in one step, in tokens with their padding, so that a burst of long
     prompts delays the requests under way by no more than that. A longer prompt is admitted alone. The queue itself has
-    no bound: its callers have (each holds a bounded number of futures).
+    no bound: its callers have (each holds a bounded number of futures). `slots` and `prefill_tokens` may be set to less
+    at any time; rows beyond the slots stay until they leave.
     """
 
     def __init__(self, *, slots: int, prefill_tokens: int) -> None:
@@ -84,6 +85,7 @@ class Scheduler:
         self._queue: list[_Place] = []
         self._rows: list[Ticket] = []
         self._arrivals = 0
+        self._returns = 0
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -98,6 +100,14 @@ class Scheduler:
     def add(self, ticket: Ticket) -> None:
         insort(self._queue, _Place(-ticket.priority, self._arrivals, ticket))
         self._arrivals += 1
+
+    def put_back(self, ticket: Ticket) -> Leave:
+        """Take an active request out and let it wait again, before all others of its priority; `ticket` may say
+        another length than before. Raises KeyError if it is not active."""
+        leave = self.leave(ticket.key)
+        self._returns -= 1
+        insort(self._queue, _Place(-ticket.priority, self._returns, ticket))
+        return leave
 
     def plan(self, *, now: float, cancelled: Collection[int] = ()) -> Plan:
         """Let go of who is cancelled or late, waiting or active, then fill the free rows from the queue."""
@@ -138,7 +148,7 @@ class Scheduler:
     def _admissible(self) -> int:
         """How many from the head of the queue go in now. The head is never passed over, so nobody starves."""
         count, longest = 0, 0
-        for place in self._queue[: self.slots - len(self._rows)]:
+        for place in self._queue[: max(self.slots - len(self._rows), 0)]:
             longest = max(longest, place.ticket.prompt_tokens)
             if count and longest * (count + 1) > self.prefill_tokens:
                 break

@@ -104,8 +104,20 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transforme
         self.values[target, :, :length] = self.values[source, :, :length]
 
     def clear(self, row: int) -> None:
-        self.keys[row] = 0
-        self.values[row] = 0
+        if self.is_initialized:
+            self.keys[row] = 0
+            self.values[row] = 0
+
+    def shrink(self, slots: int) -> None:
+        self._slots = slots
+        if self.is_initialized:
+            # One after the other, so that no more than one copy stands beside what it replaces.
+            self.keys = self.keys[:slots].clone()
+            self.values = self.values[:slots].clone()
+
+    @property
+    def bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes if self.is_initialized else 0
 
     def _shape(self, states: torch.Tensor) -> tuple[int, int, int, int]:
         return self._slots, states.shape[1], self._positions, states.shape[3]
@@ -155,6 +167,27 @@ class SlotCache(Cache):
         mask = torch.arange(width, device=device) <= positions[:, None]
         return mask, positions[:, None]
 
+    def take_back(self) -> None:
+        """Undo the last `decode`, whose forward failed."""
+        self.lengths = [length - 1 for length in self.lengths]
+
+    def shrink(self, slots: int) -> None:
+        """Keep the first `slots` rows, all of which are in use or free; the memory of the others is given back."""
+        if len(self.lengths) > slots:
+            raise ValueError(f"{len(self.lengths)} rows are in use; the cache cannot shrink to {slots}")
+        self.slots = slots
+        for layer in self.layers:
+            layer.shrink(slots)
+
+    def is_complete(self, layers: int) -> bool:
+        """Whether so many layers have their memory."""
+        return len(self._filled()) == layers
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that keys and values take on their device."""
+        return sum(layer.bytes for layer in self.layers)
+
     def leave(self, row: int) -> None:
         """Free a row; the last one moves into its place."""
         length = self.lengths.pop()
@@ -162,8 +195,12 @@ class SlotCache(Cache):
         if row == last:
             return
         self.lengths[row] = length
-        for layer in self.layers:
+        for layer in self._filled():
             layer.move(source=last, target=row, length=length)
+
+    def _filled(self) -> list[SlotLayer]:
+        """The layers that have memory: all, unless it ran out while they took it."""
+        return [layer for layer in self.layers if layer.is_initialized]
 
     def clear(self, row: int) -> None:
         """Overwrite a row with zeros, after the model gave something that is not a number in it: whoever has the row
