@@ -15,7 +15,10 @@ from worker import logs, runtime
 from worker.parent import die_with_parent
 
 PARENT_VARIABLE = "NIGHTOWL_STACK"
-"""Set by a stack (nightowl/stack.py) for the workers that belong to it."""
+"""Set by a stack or a fleet (nightowl/stack.py, nightowl/fleet.py) for the workers that belong to it."""
+
+NODE_VARIABLE = "NIGHTOWL_NODE"
+"""Set by a fleet: several workers of one host need names of their own."""
 
 
 def main() -> int:
@@ -38,6 +41,7 @@ def main() -> int:
             *("--quiet", "worker", "--pool=threads", "--without-gossip", "--without-mingle"),
             *(f"--concurrency={settings.concurrency}", f"--loglevel={settings.log_level}"),
             "--queues=" + ",".join(queues),
+            f"--hostname={os.environ.get(NODE_VARIABLE, 'celery')}@%h",
         ]
     )
     return 0

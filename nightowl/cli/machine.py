@@ -50,11 +50,12 @@ def _interrupt() -> None:
 def worker(
     queues: Annotated[str | None, typer.Option(help="cpu plans, gpu runs: cpu,gpu or one of them.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Slices in hand at a time.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="GPUs of this machine, such as 0,1: one process for each.")] = None,
     engine: options.EngineOption = None,
     model: options.ModelOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Run one worker process for the database and broker of the settings. SIGTERM gives its work back."""
+    """Run one worker process, or one per GPU, for the database and broker of the settings. SIGTERM gives work back."""
     _export(
         QUEUES=queues,
         CONCURRENCY=None if concurrency is None else str(concurrency),
@@ -62,7 +63,12 @@ def worker(
         MODEL=model,
         LOG_FORMAT="json" if json else None,
     )
-    _settings()  # a wrong setting is told here, in one line
+    settings = _settings()  # a wrong setting is told here, in one line
+    if gpu is not None:
+        from nightowl.fleet import STOP_MARGIN_SECONDS, Fleet, parse_gpus
+
+        Fleet(parse_gpus(gpu), stop_seconds=settings.grace_seconds + STOP_MARGIN_SECONDS).watch()
+        return
     os.execv(sys.executable, [sys.executable, "-m", "worker"])
 
 
