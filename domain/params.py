@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -11,7 +12,7 @@ from domain.errors import ParamsError
 from domain.kinds import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 _RANGE = re.compile(r"\s*(\d+)\s*(?:(-)\s*(\d+)?\s*)?")
@@ -51,8 +52,17 @@ def _checked_pages(text: str) -> str:
     return text
 
 
+def _checked_language(text: str) -> str:
+    if not text.isprintable() or not any(character.isalpha() for character in text):
+        raise ValueError(f"{text!r} is not the name or the code of a language, such as German, Deutsch or de")
+    return text
+
+
 Pages = Annotated[str, AfterValidator(_checked_pages), Field(max_length=1000)]
-Language = Annotated[str, Field(min_length=2, max_length=40)]
+Language = Annotated[str, Field(min_length=2, max_length=40), AfterValidator(_checked_language)]
+"""A language as people write it: its English name, its own name, or a code (German, Deutsch, de, de-AT). Any language
+may be asked for; docs/prompts.md says what a kind makes of it."""
+_BY_NAME = "by name or code (German, Deutsch, de)"
 
 
 class Params(BaseModel):
@@ -80,7 +90,7 @@ class Ocr(Params):
     languages: tuple[Language, ...] = Field(
         default=("en",),
         min_length=1,
-        description="Languages of the text in pictures; the engine warns of those that it cannot read.",
+        description=f"Languages of the text in pictures, {_BY_NAME}; the engine warns of those that it cannot read.",
     )
     output: Literal["markdown", "text"] = Field(default="markdown", description="Form of the text.")
 
@@ -90,7 +100,9 @@ class Summarize(Params):
 
     length: Literal["short", "medium", "long"] = Field(default="medium", description="Length of the summary.")
     style: Literal["paragraph", "bullets", "executive"] = Field(default="paragraph", description="Form of the summary.")
-    language: Language | None = Field(default=None, description="Language of the summary; that of the source if unset.")
+    language: Language | None = Field(
+        default=None, description=f"Language of the summary, {_BY_NAME}; that of the source if unset."
+    )
     focus: str | None = Field(default=None, max_length=500, description="What the reader cares about.")
     pages: Pages | None = Field(default=None, description="Pages to summarize; all by default.")
 
@@ -106,7 +118,7 @@ class Copywrite(Params):
     )
     tone: str | None = Field(default=None, max_length=200, description='Tone, such as "warm and plain".')
     audience: str | None = Field(default=None, max_length=200, description="Who it is for.")
-    language: Language | None = Field(default=None, description="Language of the copy.")
+    language: Language | None = Field(default=None, description=f"Language of the copy, {_BY_NAME}.")
     variants: int = Field(default=1, ge=1, le=10, description="How many versions to write.")
     max_words: int = Field(default=120, ge=5, le=1000, description="Most words of one version.")
     pages: Pages | None = Field(default=None, description="Pages of the source to use; all by default.")
@@ -118,7 +130,7 @@ class Caption(Params):
     segment: Literal["scene", "seconds"] = Field(default="scene", description="Cut at scene changes or evenly.")
     seconds: float = Field(default=10.0, ge=0.5, le=3600, description="Length of a segment with segment=seconds.")
     frames: int = Field(default=4, ge=1, le=32, description="Frames looked at per segment.")
-    language: Language | None = Field(default=None, description="Language of the captions.")
+    language: Language | None = Field(default=None, description=f"Language of the captions, {_BY_NAME}.")
     pages: Pages | None = Field(default=None, description="Pages to caption where the source is a document.")
 
 
@@ -133,18 +145,30 @@ class Ask(Params):
 
     question: str | None = Field(default=None, min_length=1, max_length=8000, description="The question.")
     turns: tuple[ChatTurn, ...] | None = Field(
-        default=None, max_length=50, description="A conversation instead of one question; the last turn is the user's."
+        default=None,
+        max_length=50,
+        description="A conversation instead of one question: user and assistant in turn, the user last.",
     )
-    language: Language | None = Field(default=None, description="Language of the answer.")
+    language: Language | None = Field(default=None, description=f"Language of the answer, {_BY_NAME}.")
     pages: Pages | None = Field(default=None, description="Pages to look at; all by default.")
 
     @model_validator(mode="after")
     def _one_of(self) -> Ask:
         if (self.question is None) == (self.turns is None):
             raise ValueError("give either question or turns")
-        if self.turns is not None and (not self.turns or self.turns[-1].role != "user"):
-            raise ValueError("the last of the turns must be the user's")
+        if self.turns is not None:
+            _check_order(self.turns)
         return self
+
+
+def _check_order(turns: Sequence[ChatTurn]) -> None:
+    if not turns or turns[-1].role != "user":
+        raise ValueError("the last of the turns must be the user's")
+    for number, (one, next_one) in enumerate(pairwise(turns), start=1):
+        if one.role == next_one.role:
+            raise ValueError(
+                f"turns {number} and {number + 1} are both the {one.role}'s; user and assistant speak in turn"
+            )
 
 
 PARAMS: Mapping[Kind, type[Params]] = {model.kind: model for model in (Summarize, Ocr, Copywrite, Caption, Ask)}

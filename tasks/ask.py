@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
 from domain.kinds import Kind
-from tasks import grounding, prompts
+from tasks import grounding
 from tasks.grounding import Checked
 from tasks.looking import described_data, frame_facts, look, page_facts
 from tasks.planning import plan_parts, where
@@ -62,9 +62,13 @@ def run(work: PartWork[Ask]) -> Finished:
 
 
 def _ask_about(work: PartWork[Ask], images: tuple[Any, ...], data: dict[str, Any]) -> Finished:
-    asked = Turn(role="user", text=question(work.params) + prompts.in_language(work.params.language))
+    asked = Turn(role="user", text=work.prompts.question(question(work.params)))
     request = Request(
-        purpose=Purpose.WRITE, turns=(*earlier(work.params), asked), images=images, max_new_tokens=ANSWER_TOKENS
+        purpose=Purpose.WRITE,
+        turns=(*earlier(work.params), asked),
+        images=images,
+        clip=work.is_video,
+        max_new_tokens=ANSWER_TOKENS,
     )
     completion = work.complete(request)
     answer = Checked(text=completion.text, method="model")
@@ -98,7 +102,7 @@ def _answer(work: JobWork[Ask]) -> Finished:
     chosen = best_passages(asked, candidates, budget=budget, count=work.engine.count_tokens)
     specs = {part.number: part.spec for part in work.good}
     evidence = "\n\n".join(piece.text for piece in chosen)
-    prompt = prompts.answer(asked, evidence, language=work.params.language)
+    prompt = work.prompts.answer(asked, evidence)
     turns = (*history, Turn(role="user", text=prompt))
     completion = work.complete(Request(purpose=Purpose.WRITE, turns=turns, max_new_tokens=ANSWER_TOKENS))
     answer = _checked(completion.text, evidence, asked, language=work.params.language)

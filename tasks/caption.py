@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from domain.kinds import Kind
-from tasks import grounding, prompts, subtitles
+from tasks import grounding, subtitles
 from tasks.grounding import Checked
 from tasks.looking import describe, describe_scene, described_data, frame_facts, page_facts
 from tasks.planning import plan_parts, where
@@ -77,7 +77,7 @@ def _synopsis(work: JobWork[Caption]) -> Checked:
     if len(distinct) < 2:
         return Checked(text=distinct[0] if distinct else "", method="extractive")
     notes = reduce_notes(work, distinct, budget=work.room(new_tokens=SYNOPSIS_TOKENS))
-    prompt = prompts.synopsis("\n".join(f"- {note}" for note in notes), language=work.params.language)
+    prompt = work.prompts.synopsis("\n".join(f"- {note}" for note in notes))
     written = work.write(prompt, max_new_tokens=SYNOPSIS_TOKENS)
     if work.params.language is not None:
         return Checked(text=written, method="model")  # a translation shares no words with its source

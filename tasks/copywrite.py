@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from domain.errors import Code, ParamsError, SourceError
 from domain.kinds import Kind
-from tasks import grounding, prompts
+from tasks import grounding
 from tasks.looking import look
-from tasks.planning import label, plan_parts
+from tasks.planning import plan_parts
 from tasks.summarize import digest, reduce_notes
 from tasks.text import count_words, limit_words, sentences
 from tasks.work import Finished
@@ -41,7 +41,7 @@ def check(params: Copywrite, *, has_source: bool) -> None:
 
 def run(work: PartWork[Copywrite]) -> Finished:
     seen = look(work)
-    digested = digest(work, seen.text, where=label(work.part.spec), focus=work.params.brief)
+    digested = digest(work, seen.text, where=work.prompts.label(work.part.spec), focus=work.params.brief)
     return Finished(text=digested.text, data={**seen.data, "words": count_words(seen.text), "method": digested.method})
 
 
@@ -75,5 +75,5 @@ def claims(variant: str, facts: list[str], brief: str | None) -> list[str]:
 
 def _variant(work: JobWork[Copywrite], facts: str, number: int, tokens: int) -> str:
     sampling = Sampling(temperature=TEMPERATURE, top_p=0.95, seed=number) if number else Sampling()
-    written = work.write(prompts.copy(facts, work.params), max_new_tokens=tokens, sampling=sampling)
+    written = work.write(work.prompts.copy(facts, work.params), max_new_tokens=tokens, sampling=sampling)
     return limit_words(written, work.params.max_words)

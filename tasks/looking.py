@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
-from tasks import layout, prompts
+from tasks import layout
 from tasks.text import count_words
 from worker.engines.base import Purpose, Request, Turn
 from worker.readers.base import Media
@@ -14,7 +14,7 @@ from worker.readers.base import Media
 if TYPE_CHECKING:
     from tasks.work import PartWork
     from worker.engines.base import RGB, Completion, Line
-    from worker.readers.base import Frames, Page
+    from worker.readers.base import Frames, Page, TextLayer
 
 READ_TOKENS = 1024
 DESCRIBE_TOKENS = 96
@@ -22,6 +22,15 @@ ENOUGH_WORDS = 5
 """A page with fewer words than this is looked at as a picture."""
 LETTER_WORDS = 40
 """A picture with at least so many words on it is a page of text."""
+HINT_BYTES = 300
+"""Most bytes of a text layer in a hint: three lines of English or a hundred Chinese characters, and so 300 tokens at
+most, whatever the tokenizer."""
+HONEST = (
+    "the page is a picture with hardly any text",
+    "the text layer leaves out ink (letters drawn as outlines)",
+)
+"""Reasons against a layer that has too little text, but the right one. The others (worker/readers/layer.py) say that
+its letters are rubbish, or the guesses of an earlier OCR that nobody sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,8 @@ def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto") -> Seen:
         lines = layout.from_layer(page.layer.lines)
         found = tuple(_found(line.text, line.box, None) for line in page.layer.lines)
         return Seen(text=layout.to_text(lines), lines=lines, found=found, data={**facts, "how": "layer"})
-    seen = read_image(work, page.image)
+    hint = spelling(page.layer)
+    seen = read_image(work, page.image, hint=work.prompts.hint(hint) if hint else "")
     return replace(seen, data=_merged(facts, _why(page), seen.data))
 
 
@@ -65,13 +75,27 @@ def _merged(*groups: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_image(work: PartWork[Any], image: RGB) -> Seen:
+def spelling(layer: TextLayer | None) -> str:
+    """The beginning of a layer, on one line, as a help for an engine that reads the picture; empty where it might
+    mislead. Words with characters that nobody can read are left out."""
+    if layer is None or not (layer.trusted or layer.reason in HONEST):
+        return ""
+    legible = " ".join(word for word in layer.text.split() if word.isprintable() and "\ufffd" not in word)
+    if len(legible.encode()) <= HINT_BYTES:
+        return legible
+    cut = legible.encode()[:HINT_BYTES].decode(errors="ignore")
+    end = cut.rfind(" ", len(cut) // 2)  # a script without spaces has no words to keep whole
+    return cut[:end] if end > 0 else cut
+
+
+def read_image(work: PartWork[Any], image: RGB, *, hint: str = "") -> Seen:
     """The text that a picture shows, by the engine."""
     request = Request(
         purpose=Purpose.READ,
-        turns=(Turn(role="user", text=prompts.READ_PAGE),),
+        turns=(Turn(role="user", text=work.prompts.read_page),),
         images=(image,),
         languages=getattr(work.params, "languages", ()),
+        hint=hint,
         max_new_tokens=READ_TOKENS,
     )
     completion = work.complete(request)
@@ -147,15 +171,17 @@ def _describe_segment(work: PartWork[Any], *, count: int = 3) -> Seen:
     return Seen(text=completion.text, data={**described_data(completion), **frame_facts(frames)})
 
 
-def describe(work: PartWork[Any], *images: RGB, prompt: str = prompts.DESCRIBE_PICTURE) -> Completion:
-    turns = (Turn(role="user", text=prompt + prompts.in_language(getattr(work.params, "language", None))),)
-    return work.complete(
-        Request(purpose=Purpose.DESCRIBE, turns=turns, images=tuple(images), max_new_tokens=DESCRIBE_TOKENS)
-    )
+def describe(work: PartWork[Any], image: RGB) -> Completion:
+    return _described(work, Request(images=(image,)), prompt=work.prompts.describe_picture)
 
 
 def describe_scene(work: PartWork[Any], frames: Frames) -> Completion:
-    return describe(work, *frames.images, prompt=prompts.DESCRIBE_SCENE)
+    return _described(work, Request(images=frames.images, clip=True), prompt=work.prompts.describe_scene)
+
+
+def _described(work: PartWork[Any], request: Request, *, prompt: str) -> Completion:
+    turns = (Turn(role="user", text=prompt),)
+    return work.complete(replace(request, purpose=Purpose.DESCRIBE, turns=turns, max_new_tokens=DESCRIBE_TOKENS))
 
 
 def described_data(completion: Completion) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
 from domain.kinds import Kind
-from tasks import grounding, prompts
+from tasks import grounding
 from tasks.grounding import Checked
 from tasks.looking import look
-from tasks.planning import label, plan_parts, where
+from tasks.planning import plan_parts, where
 from tasks.text import count_words, limit_words, sentences, split_to_budget
 from tasks.work import Finished
 
@@ -39,7 +39,7 @@ def plan(work: Planning[Summarize]) -> list[Spec]:
 
 def run(work: PartWork[Summarize]) -> Finished:
     seen = look(work)
-    digested = digest(work, seen.text, where=label(work.part.spec), focus=work.params.focus)
+    digested = digest(work, seen.text, where=work.prompts.label(work.part.spec), focus=work.params.focus)
     return Finished(text=digested.text, data={**seen.data, "words": count_words(seen.text), "method": digested.method})
 
 
@@ -52,7 +52,7 @@ def digest(work: Desk[Any], text: str, *, where: str, focus: str | None = None) 
     pieces = split_to_budget(text, budget, work.engine.count_tokens)
     checked = [
         grounding.check(
-            work.write(prompts.digest(piece, label=where, focus=focus), max_new_tokens=DIGEST_TOKENS),
+            work.write(work.prompts.digest(piece, label=where, focus=focus), max_new_tokens=DIGEST_TOKENS),
             piece,
             most_words=DIGEST_WORDS,
         )
@@ -63,7 +63,7 @@ def digest(work: Desk[Any], text: str, *, where: str, focus: str | None = None) 
 
 
 def finish(work: JobWork[Summarize]) -> Finished:
-    notes = [f"{label(part.spec)}: {part.text}" for part in work.good if part.text]
+    notes = [work.prompts.note(part.spec, part.text) for part in work.good if part.text]
     if not notes:
         raise SourceError("nothing to summarize: every page is blank", code=Code.NO_PAGES)
     room = SUMMARY_TOKENS[work.params.length]
@@ -73,12 +73,12 @@ def finish(work: JobWork[Summarize]) -> Finished:
 
 
 def _summary(work: JobWork[Summarize], notes: str, room: int) -> tuple[str, dict[str, Any]]:
-    written = work.write(prompts.summary(notes, work.params), max_new_tokens=room)
+    written = work.write(work.prompts.summary(notes, work.params), max_new_tokens=room)
     if work.params.language is not None:
         return written, {"method": "model", "checked": False}  # a translation shares no words with its source
     # Every note is a paragraph of its own, or the end of one would run into the next.
     source = "\n\n".join(part.text for part in work.good if part.text)
-    checked = grounding.check(written, source, most_words=prompts.SUMMARY_WORDS[work.params.length])
+    checked = grounding.check(written, source, most_words=work.prompts.wording.words[work.params.length])
     if work.params.style == "bullets":
         return "\n".join(f"- {sentence.lstrip('-• ')}" for sentence in sentences(checked.text)), _method(checked)
     return checked.text, _method(checked)
@@ -107,7 +107,7 @@ def reduce_notes(work: Desk[Any], notes: Sequence[str], *, budget: int) -> list[
 def _merge(work: Desk[Any], notes: Sequence[str]) -> str:
     if len(notes) == 1:
         return notes[0]
-    return work.write(prompts.join_digests("\n".join(notes)), max_new_tokens=MERGE_TOKENS)
+    return work.write(work.prompts.join_digests("\n".join(notes)), max_new_tokens=MERGE_TOKENS)
 
 
 def _groups(notes: Sequence[str], work: Desk[Any]) -> list[list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from domain.errors import Code, EngineError, LostError, SetupError
 from domain.params import Params
+from tasks import prompts
 from worker.engines.base import FinishReason, Purpose, Request, Turn
 from worker.readers.base import Media, Probe, Segment
 
@@ -18,14 +19,21 @@ if TYPE_CHECKING:
 
     from domain.jobs import Job, Part
     from tasks.context import Context
+    from tasks.prompts import Prompts
     from worker.engines.base import Completion, Engine
     from worker.readers.base import Frames, Open, Page, Segmenting
 
 P = TypeVar("P", bound=Params)
 POLL_SECONDS = 0.2
 INSTRUCTION_TOKENS = 160
-"""Room for the wording around the source, and for the chat template."""
+"""Room for the wording around the source and for the form of the conversation; more only where a wording needs it.
+SmolLM2's tokenizer makes 70 tokens of the longest English instruction and 288 of the Korean one."""
+FORM_TOKENS = 64
+"""Room for what stands around one turn: a chat template, or the system line of mPLUG-Owl (30 and 37 tokens)."""
 LEAST_ROOM = 64
+TOLD_IN_ENGLISH = frozenset({"experts"})
+"""Engines that are told in English what to do, and in which language. SmolLM2 was trained on English: told in another
+language it repeats or continues the instruction instead of following it (docs/prompts.md)."""
 
 
 class StoppedError(LostError):
@@ -57,6 +65,11 @@ class Desk(Generic[P]):
             raise SetupError("this worker serves no engine; start one with the queue gpu")
         return self.context.engine
 
+    @property
+    def prompts(self) -> Prompts:
+        """What is said to the engine: in the job's language, if the engine follows instructions in it."""
+        return prompts.of_params(self.params, in_english=self.engine.name in TOLD_IN_ENGLISH)
+
     def complete(self, request: Request) -> Completion:
         """Run one request. Raises EngineError, and StoppedError when the work must stop."""
         if self.stop.is_set():
@@ -80,8 +93,10 @@ class Desk(Generic[P]):
 
     def room(self, *texts: str | None, new_tokens: int) -> int:
         """Tokens left for the source in a prompt that also holds an instruction and `texts`; never less than 64."""
-        spent = sum(self.engine.count_tokens(text) for text in texts if text)
-        return max(self.engine.context_tokens - new_tokens - INSTRUCTION_TOKENS - spent, LEAST_ROOM)
+        count = self.engine.count_tokens
+        instruction = max(INSTRUCTION_TOKENS, FORM_TOKENS + count(self.prompts.wording.longest))
+        spent = sum(count(text) for text in texts if text)
+        return max(self.engine.context_tokens - new_tokens - instruction - spent, LEAST_ROOM)
 
     def write(self, prompt: str, **options: Any) -> str:
         """A text-only request of one turn; its text."""

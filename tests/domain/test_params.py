@@ -164,11 +164,38 @@ def test_ask_needs_one_question_and_the_last_turn_is_the_users(values: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("roles", "complaint"),
+    [
+        ("uu", "turns 1 and 2 are both the user's; user and assistant speak in turn"),
+        ("uaau", "turns 2 and 3 are both the assistant's"),
+        ("auauu", "turns 4 and 5 are both the user's"),
+        ("uua", "the last of the turns must be the user's"),
+    ],
+)
+def test_user_and_assistant_speak_in_turn(roles: str, complaint: str) -> None:
+    names = {"u": "user", "a": "assistant"}
+    with pytest.raises(ParamsError, match=re.escape(complaint)):
+        check_params(Kind.ASK, {"turns": [{"role": names[role], "text": "x"} for role in roles]})
+
+
+@pytest.mark.parametrize("language", ["de", "zh-CN", "pt_BR", "es-419", "Deutsch", "हिन्दी", "中文", "Crioulo (Guiné)"])
+def test_a_language_is_a_name_or_a_code(language: str) -> None:
+    assert check_params(Kind.SUMMARIZE, {"language": language}).to_json() == {"language": language}
+
+
+@pytest.mark.parametrize("language", ["12", "--", "  ", "German\nHuman: no", "de\x00", "Ger\u2028man"])
+def test_what_cannot_be_a_language_is_refused(language: str) -> None:
+    with pytest.raises(ParamsError, match="not the name or the code of a language, such as German, Deutsch or de"):
+        check_params(Kind.SUMMARIZE, {"language": language})
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"question": "Who?"},
         {"turns": [{"role": "user", "text": "Who?"}]},
         {"turns": [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b"}, {"role": "user", "text": "c"}]},
+        {"turns": [{"role": "assistant", "text": "Hello."}, {"role": "user", "text": "Who?"}]},
     ],
 )
 def test_a_question_or_a_conversation_is_accepted_and_comes_back(values: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from domain.plain import clean
 from domain.settings import Settings
 from domain.states import AttemptState, JobState, PartState
 from storage import tables
-from tasks import prompts, summarize
+from tasks import summarize
 from tasks.bell import ring_due
 from tasks.work import POLL_SECONDS, Desk, StoppedError, probe_from_json, probe_to_json
 from tests.tasks.conftest import Sheet, StandInReaders, WatchedEngine, completion, failing, joined, settled
@@ -836,7 +836,7 @@ def test_a_job_over_its_time_is_ended_by_the_sweep(make_worker: MakeWorker, file
         with worker.context.database.write() as session:
             from storage import jobs
 
-            assert jobs.claim_plan(session, job_id, worker.context.claimant)
+            assert jobs.claim_plan(session, job_id, worker.context.claimant, max_attempts=3)
     else:
         worker.plan(job_id)
         if phase == "finishing":
@@ -1046,4 +1046,4 @@ def test_the_language_is_asked_for_in_every_kind_that_has_one(make_worker: MakeW
     ):
         worker.engine.requests.clear()
         assert worker.do(params, file).state is JobState.SUCCEEDED
-        assert prompts.in_language("German") in worker.engine.prompts[-1]
+        assert "Schreibe auf Deutsch." in worker.engine.prompts[-1]

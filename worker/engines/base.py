@@ -63,7 +63,8 @@ class Request:
     """One request. `turns` end with the user's; `deadline_at` is on the `time.monotonic()` clock, in seconds.
 
     `languages` are those of the text in the images, as the user named them ("en", "German"); empty if unknown. `clip`
-    says that the images are frames of one clip, in order of time.
+    says that the images are frames of one clip, in order of time. `hint` is a sentence for the model with text that may
+    help reading the images, and that may be wrong; an engine may ignore it.
     """
 
     purpose: Purpose = Purpose.WRITE
@@ -71,6 +72,7 @@ class Request:
     images: tuple[RGB, ...] = ()
     clip: bool = False
     languages: tuple[str, ...] = ()
+    hint: str = ""
     max_new_tokens: int = 256
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
