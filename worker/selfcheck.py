@@ -55,7 +55,9 @@ def _readers(settings: Settings) -> str:
 
 
 def _engine(settings: Settings) -> str:
-    from worker.engines.base import Request, Turn
+    import numpy as np
+
+    from worker.engines.base import Purpose, Request, Turn
     from worker.engines.registry import create_engine, resolve
 
     started = time.monotonic()
@@ -64,7 +66,16 @@ def _engine(settings: Settings) -> str:
         loaded = time.monotonic() - started
         request = Request(turns=(Turn(role="user", text="Say hello."),), max_new_tokens=8)
         completion = engine.submit(request).result(timeout=SECONDS)
-        return f"{engine.name} ({engine.model}) loaded in {loaded:.1f} s and said {completion.text!r}"
+        picture = np.zeros((64, 64, 3), dtype=np.uint8)
+        picture[:, :32] = 255, 0, 0
+        turns = (Turn(role="user", text="What is this?"),)
+        look = Request(purpose=Purpose.DESCRIBE, turns=turns, images=(picture,), max_new_tokens=8)
+        began = time.monotonic()
+        engine.submit(look).result(timeout=SECONDS)
+        return (
+            f"{engine.name} ({engine.model}) loaded in {loaded:.1f} s, said {completion.text!r}, "
+            f"and looked at a picture in {time.monotonic() - began:.1f} s"
+        )
     finally:
         engine.close()
 

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN = {"experts": "worker.engines.experts:create", "fake": "worker.engines.fake:create"}
-PLANNED = "mplug-owl"
+MPLUG_OWL = "mplug-owl"
+BUILT_IN = {
+    "experts": "worker.engines.experts:create",
+    MPLUG_OWL: "worker.engines.owl:create",
+    "fake": "worker.engines.fake:create",
+}
 AUTO = "auto"
 
 
 def create_engine(name: str, config: EngineConfig) -> Engine:
-    """`experts`, `fake`, `auto`, or `package.module:factory`, where the factory takes an EngineConfig.
+    """`experts`, `mplug-owl`, `fake`, `auto`, or `package.module:factory`, where the factory takes an EngineConfig.
 
     Raises SetupError where the name leads nowhere, or to something that is not an Engine.
     """
     chosen = resolve(name, model=config.model)
-    if chosen == PLANNED:
-        raise SetupError("the engine mplug-owl comes with a later release; use --engine experts")
     factory = _load(BUILT_IN.get(chosen, chosen))
     engine = factory(config)
     if not isinstance(engine, Engine):
@@ -39,13 +41,13 @@ def resolve(name: str, *, model: str | None) -> str:
     """What `auto` means: mplug-owl where a model is configured, else experts. Any other name stands for itself."""
     if name != AUTO:
         return name
-    return PLANNED if model else "experts"
+    return MPLUG_OWL if model else "experts"
 
 
 def _load(path: str) -> Any:
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
-        known = ", ".join([*BUILT_IN, PLANNED, AUTO])
+        known = ", ".join([*BUILT_IN, AUTO])
         raise SetupError(f"there is no engine named {path!r}; there are {known}, and package.module:factory")
     try:
         module = import_module(module_name)

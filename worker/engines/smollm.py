@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from domain.errors import SetupError
+from worker.engines.progress import no_progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def prepare(cache_dir: Path) -> Path:
 def load(cache_dir: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The model, fp32 on the CPU, ready for inference, and its tokenizer. Raises SetupError as `prepare` does."""
     directory = prepare(cache_dir)
-    with _no_progress_bars():
+    with no_progress_bars():
         model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     return model, cast("PreTrainedTokenizerFast", tokenizer)
@@ -73,7 +73,7 @@ def _unpack(source: Path, target: Path) -> None:
     logger.info("unpacking %s into %s", source.name, target)
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with _no_progress_bars():
+    with no_progress_bars():
         _read_model(source).save_pretrained(partial)
         _read_tokenizer(source).save_pretrained(partial)
     partial.rename(target)
@@ -104,14 +104,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
