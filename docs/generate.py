@@ -54,7 +54,7 @@ def _setting_rows(model: type[BaseModel], prefix: str) -> list[str]:
 
 def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
-    if value is None or isinstance(value, SecretStr):
+    if value in (None, ()) or isinstance(value, SecretStr):
         return "unset"
     return f"`{','.join(value) if isinstance(value, tuple) else value}`"
 

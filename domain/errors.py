@@ -1,7 +1,7 @@
 """What can go wrong, in one tree.
 
     NightowlError            anything that we raise on purpose; carries a Failure
-    ├── SourceError          the input cannot be read, or is over a limit: never retried
+    ├── SourceError          the input cannot be read, or is over a limit; retried only where a server was at fault
     ├── ReaderError          the child process that read it died, ran out of time or memory
     ├── EngineError          the model failed
     ├── ParamsError          params that do not fit the kind
@@ -32,6 +32,8 @@ class Code(StrEnum):
     SOURCE_TOO_LARGE = "source_too_large"
     SOURCE_UNSUPPORTED = "source_unsupported"
     SOURCE_DAMAGED = "source_damaged"
+    SOURCE_REFUSED = "source_refused"
+    SOURCE_UNREACHABLE = "source_unreachable"
     NO_PAGES = "no_pages"
     PAGE_DAMAGED = "page_damaged"
     PASSWORD_REQUIRED = "password_required"
@@ -97,7 +99,7 @@ def _rebuild(cls: type[NightowlError], message: str, code: Code, retryable: bool
 
 
 class SourceError(NightowlError):
-    """The source cannot be read as it is. Trying again cannot help."""
+    """The source cannot be read as it is. Trying again cannot help, but where a network or a server failed."""
 
     default_code = Code.SOURCE_DAMAGED
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from domain.sources import masked
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,7 +23,7 @@ class JobSpec:
 
     kind: Kind
     params: Params
-    source: str | None = None
+    source: str | None = field(default=None, repr=False)
     source_name: str | None = None
     key: str | None = None
     priority: int = 0
@@ -66,7 +68,7 @@ class Job:
     id: str
     kind: Kind
     state: JobState
-    source: str | None = None
+    source: str | None = field(default=None, repr=False)
     source_name: str | None = None
     batch_id: str | None = None
     key: str | None = None
@@ -87,8 +89,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What people call the source."""
-        return self.source_name or self.source or "(no source)"
+        """What people call the source; never with the secrets of a URL."""
+        return self.shown_source or "(no source)"
+
+    @property
+    def shown_source(self) -> str | None:
+        source = self.source_name or self.source
+        return masked(source) if source else source
 
     def seconds(self, *, now: datetime) -> float:
         """From the first work on it to its end, or to now."""
@@ -101,7 +108,7 @@ class Job:
             "batch_id": self.batch_id,
             "kind": self.kind.value,
             "state": self.state.value,
-            "source": self.source_name or self.source,
+            "source": self.shown_source,
             "parts": self.parts.to_json(),
             "result": self.result.to_json() if self.result else None,
             "error": self.error.to_json() if self.error else None,

@@ -29,6 +29,14 @@ class Limits(BaseModel):
     max_text_chars: int = Field(default=400_000, gt=0, description="Characters of text kept of one page.")
     read_seconds: float = Field(default=60.0, gt=0, description="Time for one read (probe, page or frames) in a child.")
     read_memory_mb: int = Field(default=1200, ge=256, description="Memory of one reader child, in MiB.")
+    fetch_seconds: float = Field(
+        default=300.0, gt=0, description="Time for fetching one source from the network, redirects and all."
+    )
+    connect_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="Time for looking up the name of a server, and for connecting to one address of it.",
+    )
 
     def check_source_bytes(self, size: int, *, name: str) -> None:
         if size == 0:

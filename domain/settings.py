@@ -7,6 +7,7 @@ Read from the environment (`NIGHTOWL_*`, nested with `__`), then from `nightowl.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -28,6 +29,9 @@ from pydantic_settings import (
 from domain.limits import Limits
 
 CONFIG_VARIABLE = "NIGHTOWL_CONFIG"
+HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.\-]*[a-z0-9_])?")
+UNGUARDED_PROTOCOLS = frozenset({"file", "local", "asynclocal", "git", "http", "https", "generic"})
+"""Those by which fsspec would open this machine's files or any URL, past the checks of both."""
 SOCKET_PATH_MAX = 100
 """A Unix socket's path may have 107 bytes on Linux; some are left for the server's temporary name."""
 
@@ -96,14 +100,57 @@ class Settings(BaseSettings):
     job_seconds: float = Field(default=86_400.0, gt=0, description="Time for one job from its start to its end.")
     grace_seconds: float = Field(default=8.0, gt=0, description="Time after SIGTERM to give work back and leave.")
 
+    source_roots: Annotated[tuple[Path, ...] | None, NoDecode] = Field(
+        default=None,
+        description="Folders, separated by `:` or commas, below which local sources must lie, links resolved; "
+        "anywhere if unset, nowhere if empty.",
+    )
+    source_protocols: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"),
+        description="Kinds of fsspec URL that a source may be, besides http and https.",
+    )
+    source_private_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Networks (CIDR), addresses and host names that sources may come from though they are private, "
+        "loopback or link-local.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on stderr.")
     limits: Limits = Field(default_factory=Limits, description="Bounds on sources, see below.")
 
-    @field_validator("queues", mode="before")
+    @field_validator("queues", "source_protocols", "source_private_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("source_roots", mode="before")
+    @classmethod
+    def _split_folders(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(folder.strip() for folder in re.split(f"[,{os.pathsep}]", value) if folder.strip())
+
+    @field_validator("source_roots")
+    @classmethod
+    def _absolute_roots(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
+        return None if value is None else tuple(folder.expanduser().absolute() for folder in value)
+
+    @field_validator("source_protocols")
+    @classmethod
+    def _guarded(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(name.lower() for name in value)
+        if wrong := UNGUARDED_PROTOCOLS.intersection(names):
+            raise ValueError(
+                f"{', '.join(sorted(wrong))} cannot stand here: http and https are read anyway, by Nightowl itself; "
+                "local files are bounded by NIGHTOWL_SOURCE_ROOTS"
+            )
+        return names
+
+    @field_validator("source_private_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_checked_host(entry) for entry in value)
 
     @field_validator("data_dir", "cache_dir")
     @classmethod
@@ -157,6 +204,16 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.data_dir / "artifacts")
 
 
+def _checked_host(entry: str) -> str:
+    """A network, an address or a host name. Raises ValueError, for a network whose address has host bits set too."""
+    name = entry.lower().rstrip(".")
+    if "/" in name or ":" in name or re.fullmatch(r"[\d.]+", name):
+        return str(ipaddress.ip_network(name))
+    if not HOST_NAME.fullmatch(name):
+        raise ValueError(f"{entry!r} is neither a network such as 10.0.0.0/8 nor a host name")
+    return name
+
+
 def config_file() -> Path | None:
     """`$NIGHTOWL_CONFIG`, else nightowl.toml here, else in the user's configuration folder."""
     if named := os.environ.get(CONFIG_VARIABLE):
@@ -190,7 +247,8 @@ def origins(settings: Settings) -> list[Origin]:
 
 def _shown(value: object) -> str:
     """Without the credentials that a URL may hold; secrets mask themselves."""
-    return re.sub(r"//[^/@]*@", "//***@", str(value))
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return re.sub(r"//[^/@]*@", "//***@", text)
 
 
 def _environment(dotted: tuple[str, ...]) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from domain.errors import NotFoundError
 from domain.jobs import JobSpec
 from domain.settings import Settings
+from domain.sources import check_source, scheme
 from nightowl.doorbell import Doorbell
 from storage import artifacts, jobs, migrations, parts
 from storage.artifacts import ArtifactStore, StoredFile, safe_name
@@ -61,14 +62,17 @@ class Client:
     ) -> Job:
         """Store a job and ring for it.
 
-        `source` is a path, file://…, or the bytes themselves. `upload` copies a local file into the artifact store;
+        `source` is a path, a URL as text (file, http, https, s3 and others; see docs/sources.md), or the bytes
+        themselves. `upload` copies a local file into the artifact store;
         by default this is done where the store is remote, since the workers then may not see this machine's files.
         `key` makes the call idempotent: the same key again returns the same job. Above 0, `priority` goes first.
 
         Raises:
             ConflictError: the key belongs to a job with another kind, source or params.
-            SourceError: the bytes are over the limit.
+            SourceError: the bytes are over the limit, or a URL holds a user or password.
         """
+        if isinstance(source, str | Path):
+            check_source(str(source))
         stored = self._upload(source, name, upload=not self._artifacts.is_local if upload is None else upload)
         spec = JobSpec(
             kind=params.kind,
@@ -93,7 +97,7 @@ class Client:
             label = name or "upload"
             self.settings.limits.check_source_bytes(len(source), name=label)
             return self._artifacts.put(source, name=label, media_type="application/octet-stream")
-        if not upload or source is None or "://" in str(source):
+        if not upload or source is None or scheme(str(source)):
             return None
         path = Path(source)
         self.settings.limits.check_source_bytes(path.stat().st_size, name=path.name)
@@ -204,10 +208,10 @@ def _address(source: str | Path | bytes | None) -> str | None:
     """What the job's row says: a URL as it is, a path made absolute."""
     if source is None or isinstance(source, bytes):
         return None
-    return str(source) if "://" in str(source) else str(Path(source).expanduser().absolute())
+    return str(source) if scheme(str(source)) else str(Path(source).expanduser().absolute())
 
 
 def _name(source: str | Path | bytes | None) -> str | None:
-    if source is None or isinstance(source, bytes) or "://" in str(source):
+    if source is None or isinstance(source, bytes) or scheme(str(source)):
         return None
     return str(source)

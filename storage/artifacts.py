@@ -142,7 +142,7 @@ def get(session: Session, artifact_id: str) -> StoredFile:
     row = session.get(tables.Artifact, artifact_id)
     if row is None:
         raise NotFoundError(f"no stored file {artifact_id!r}")
-    return _to_file(row)
+    return to_file(row)
 
 
 def of_job(session: Session, job_id: str, *, role: Literal["source", "result"] = "result") -> list[StoredFile]:
@@ -151,7 +151,7 @@ def of_job(session: Session, job_id: str, *, role: Literal["source", "result"] =
         .where(tables.Artifact.job_id == job_id, tables.Artifact.role == role)
         .order_by(tables.Artifact.name)
     )
-    return [_to_file(row) for row in session.scalars(query)]
+    return [to_file(row) for row in session.scalars(query)]
 
 
 def drop_results(session: Session, job_id: str) -> list[StoredFile]:
@@ -161,7 +161,7 @@ def drop_results(session: Session, job_id: str) -> list[StoredFile]:
     return old
 
 
-def _to_file(row: tables.Artifact) -> StoredFile:
+def to_file(row: tables.Artifact) -> StoredFile:
     return StoredFile(
         id=row.id, name=row.name, media_type=row.media_type, size=row.size, sha256=row.sha256, url=row.url
     )

@@ -64,20 +64,24 @@ def rows_changed(session: Session, statement: Update) -> int:
     return cast("CursorResult[Any]", session.execute(statement)).rowcount
 
 
+POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
+
+
 def _create_engine(url: str) -> Engine:
+    # Parameters are hidden: an error of the database must not carry passwords and signed URLs into logs and rows.
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise SetupError("NIGHTOWL_DATABASE_URL is not a database URL; see docs/settings.md") from error
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(url, parsed.database)
-    return create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=20)
+    return create_engine(url, pool_pre_ping=True, hide_parameters=True, **POOL)
 
 
 def _sqlite(url: str, path: str | None) -> Engine:
     if path and path != ":memory:":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=20, max_overflow=20)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True, **POOL)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

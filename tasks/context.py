@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from domain.retry import RetryPolicy
 from storage.attempts import Claimant
 from storage.due import Bell
+from tasks.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class Context:
     heartbeat: Heartbeat
     ring: Ring
     name: str
+    gate: Gate = field(default_factory=Gate)
     clock: Callable[[], datetime] = utc_now
 
     @property

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import LostError, failure_from
 from domain.plain import clean
 from domain.states import JobState
-from storage import jobs
+from storage import artifacts, jobs
 from tasks.bell import ring_due
 from tasks.kinds import KINDS, params_of
-from tasks.source import open_source
-from tasks.work import Planning, probe_to_json
+from tasks.source import fetch_source, keep_fetched
+from tasks.work import Planning, StoppedError, probe_to_json
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
+    from storage.artifacts import StoredFile
     from storage.jobs import JobClaim
     from tasks.context import Context
     from tasks.planning import Spec
@@ -27,51 +30,90 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
+    """`fetched` is the stored copy of a source that lies on the network."""
+
     parts: list[Spec]
     probe: dict[str, Any]
+    fetched: StoredFile | None = None
 
 
 def plan_job(context: Context, job_id: str) -> None:
     """Plan the job if it is pending and nobody else does. Safe to call twice."""
+    if in_turn(context, job_id, lambda alone: _plan(context, job_id, alone=alone)):
+        ring_due(context)
+
+
+def in_turn(context: Context, job_id: str, work: Callable[[bool], bool]) -> bool:
+    """Let `work` claim the job and do what it does: beside others, or alone if workers died of it.
+
+    A claim counts a try, so it is made inside the gate: what only waits there is not charged for the death of others.
+    `work` returns whether it got its claim, as this does.
+    """
+    with suppress(StoppedError):
+        with context.gate.work(alone=False, stopped=lambda: context.heartbeat.shutting_down):
+            if work(False):
+                return True
+        with context.database.read() as session:
+            suspect = jobs.is_suspect(session, job_id, max_attempts=context.settings.max_attempts)
+        if not suspect:
+            return False
+        with context.gate.work(alone=True, stopped=lambda: context.heartbeat.shutting_down):
+            return work(True)
     with context.database.write() as session:
-        claim = jobs.claim_plan(session, job_id, context.claimant)
+        jobs.unring(session, job_id)
+    return False
+
+
+def _plan(context: Context, job_id: str, *, alone: bool) -> bool:
+    with context.database.write() as session:
+        max_attempts = context.settings.max_attempts
+        claim = jobs.claim_plan(session, job_id, context.claimant, max_attempts=max_attempts, alone=alone)
     if claim is None:
-        return
+        return False
     with context.heartbeat.watch(claim.token) as stop:
+        context.heartbeat.tell(claim.token, "reading its source", at_once=alone)
         try:
             plan = make_plan(context, claim, stop)
             _write(context, claim, plan)
         except LostError:
             give_back(context, claim)
-            return
         except Exception as error:
             give_up(context, claim, error, phase="plan")
-            return
-    logger.info("planned %s: %d parts", claim.job.kind, len(plan.parts), extra={"action": "planned"})
-    ring_due(context)
+        else:
+            logger.info("planned %s: %d parts", claim.job.kind, len(plan.parts), extra={"action": "planned"})
+    return True
 
 
 def _write(context: Context, claim: JobClaim, plan: Plan) -> None:
-    with context.database.write() as session:
-        jobs.planned(
-            session,
-            claim,
-            parts=plan.parts,
-            slice_parts=context.settings.slice_parts,
-            probe=plan.probe,
-            now=context.clock(),
-        )
+    """The plan and the row of what was fetched for it, in one transaction."""
+    try:
+        with context.database.write() as session:
+            jobs.planned(
+                session,
+                claim,
+                parts=plan.parts,
+                slice_parts=context.settings.slice_parts,
+                probe=plan.probe,
+                now=context.clock(),
+            )
+            if plan.fetched:
+                artifacts.add(session, plan.fetched, role="source", job_id=claim.job.id)
+    except LostError:
+        if plan.fetched:
+            context.artifacts.remove(plan.fetched)
+        raise
 
 
 def make_plan(context: Context, claim: JobClaim, stop: threading.Event) -> Plan:
     """Open the source, bound it, and cut it into parts. Raises NightowlError."""
     params = params_of(claim.job)
-    with open_source(context, claim.job) as source:
+    with fetch_source(context, claim.job, stop) as source:
         if source is None:
             return Plan(parts=[], probe={})
         probe = context.readers.probe(source, cancel=stop)
         work = Planning(context=context, job=claim.job, params=params, source=source, probe=probe, stop=stop)
-        return Plan(parts=list(KINDS[claim.job.kind].plan(work)), probe=clean(probe_to_json(probe)))
+        parts = list(KINDS[claim.job.kind].plan(work))
+        return Plan(parts=parts, probe=clean(probe_to_json(probe)), fetched=keep_fetched(context, claim.job, source))
 
 
 def give_back(context: Context, claim: JobClaim) -> None:

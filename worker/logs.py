@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _about: ContextVar[dict[str, Any]] = ContextVar("about", default={})  # noqa: B039 - never mutated, only replaced
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+SECRET = frozenset({"data"})
+"""Celery puts the arguments of a task that failed there: sources with signed queries, passwords."""
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def about(**fields: Any) -> Iterator[None]:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    extra = {name: value for name, value in vars(record).items() if name not in STANDARD}
+    extra = {name: value for name, value in vars(record).items() if name not in STANDARD | SECRET}
     return {**_about.get(), **extra}
 
 

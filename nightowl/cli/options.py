@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 KindArgument = Annotated[Kind, typer.Argument(help="What to do.")]
 SourcesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Files. None for copywrite with the param brief.", show_default=False)
+    list[str] | None, typer.Argument(help="Files or URLs. None for copywrite with the param brief.", show_default=False)
 ]
 ParamOption = Annotated[
     list[str] | None,

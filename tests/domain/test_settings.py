@@ -88,7 +88,7 @@ def test_queues_are_a_list_with_commas(
 def test_the_config_file_is_the_named_one_else_the_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nightowl.toml").write_text("slots = 2")
-    assert Settings().slots == 8  # the one that is named is not there
+    assert Settings().slots == 0  # the one that is named is not there
     monkeypatch.delenv("NIGHTOWL_CONFIG")
     assert config_file() == Path("nightowl.toml")
     assert Settings().slots == 2

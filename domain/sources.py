@@ -1,0 +1,85 @@
+"""Sources as text: which are URLs, what of one may be shown, and which are refused before anything is opened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from urllib.parse import unquote
+
+from domain.errors import Code, SourceError
+from domain.plain import clean
+
+WEB = frozenset({"http", "https"})
+LONGEST_NAME = 200
+LONGEST_SHOWN = 300
+"""Characters of a URL in a message: a server may answer with a redirect of 100,000."""
+
+# Colons in the scheme: fsspec chains file systems as in simplecache::s3://bucket/key.
+_URL = re.compile(
+    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-:]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)", re.DOTALL
+)
+_ONE_SLASH = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]+:/(?!/)")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\[\]:\s]*)(:\d*)?")
+
+
+def scheme(source: str) -> str | None:
+    """The scheme of a URL in lower case, "https"; None for a path."""
+    match = _URL.match(source)
+    return match["scheme"].lower() if match else None
+
+
+def is_remote(source: str) -> bool:
+    """Whether it is a URL of something that lies elsewhere and must be fetched."""
+    return scheme(source) not in (None, "file")
+
+
+def masked(source: str) -> str:
+    """The source as it may be shown: a URL without user, password, query and fragment, which may hold secrets.
+
+    A query leaves `?…` behind. What stands where a host should and is none may be a password, and is left out as well.
+    """
+    match = _URL.match(source)
+    if match is None:
+        return source
+    host = match["authority"].rpartition("@")[2]
+    if not _HOST.fullmatch(host):
+        return f"{match['scheme']}://***"
+    shown = f"{match['scheme']}://{host}{match['path']}"
+    if len(shown) > LONGEST_SHOWN:
+        return f"{shown[:LONGEST_SHOWN]}…"
+    return f"{shown}?…" if match["rest"] else shown
+
+
+def file_name(source: str) -> str:
+    """What messages call the file: the last part of a path or URL; the host of a URL that has no path."""
+    match = _URL.match(source)
+    if match is None:
+        return PurePath(source).name
+    path = unquote(match["path"]).rstrip("/")
+    name = clean(path.rpartition("/")[2] or match["authority"].rpartition("@")[2])
+    return str(name)[-LONGEST_NAME:]
+
+
+def check_source(source: str) -> None:
+    """Refuse a URL that holds a user or password: rows, logs and messages are not the place for them.
+
+    Raises:
+        SourceError: saying what to do instead.
+    """
+    if _ONE_SLASH.match(source):
+        raise SourceError(
+            f"{source.partition('?')[0].rpartition('@')[2]} looks like a URL but has one slash after its scheme; "
+            "give a URL as text (a Path swallows the second slash)",
+            code=Code.SOURCE_UNSUPPORTED,
+        )
+    match = _URL.match(source)
+    if match is None:
+        return
+    if "@" in match["authority"]:
+        raise SourceError(
+            f"{masked(source)} was given with a user or password before its host, which would be stored with the job; "
+            "use a presigned URL, an object store whose credentials the workers have, or upload the bytes",
+            code=Code.SOURCE_REFUSED,
+        )
+    if match["scheme"].lower() in WEB and not _HOST.fullmatch(match["authority"]):
+        raise SourceError(f"{masked(source)} has no valid host and port", code=Code.SOURCE_UNSUPPORTED)
