@@ -27,7 +27,7 @@ from worker.engines.generator import PREFILL_TOKENS
 from worker.engines.owl_loading import load
 from worker.engines.seeing import SeeingGenerator
 from worker.engines.stitch import stitch
-from worker.engines.tiles import cut
+from worker.engines.tiles import cut, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +150,7 @@ class OwlEngine:
         """Every tile of every page, one prompt each."""
         tilings = [cut(image, eye=self._side) for image in request.images]
         crops = [
-            tile.crop(image) for image, tiling in zip(request.images, tilings, strict=True) for tile in tiling.tiles
+            view(image, tile) for image, tiling in zip(request.images, tilings, strict=True) for tile in tiling.tiles
         ]
         # The hint is the page's first words: it belongs to the tile that shows them.
         first = self._prompt(request, images=1, clips=0)

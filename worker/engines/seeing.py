@@ -84,6 +84,14 @@ class SeeingGenerator:
         target: Future[Generation] = Future()
         target.set_running_or_notify_cancel()
 
+        def pass_on(done: Future[Generation]) -> None:
+            if (error := done.exception()) is None:
+                target.set_result(done.result())
+            elif self._closed.is_set():  # the generator closed while the media were looked at
+                target.set_result(_unseen(request))
+            else:
+                target.set_exception(error)
+
         def seen(outcome: list[torch.Tensor] | EngineError | None) -> None:
             try:
                 if outcome is None:
@@ -92,7 +100,7 @@ class SeeingGenerator:
                     target.set_exception(outcome)
                 else:
                     prompt = self._embedded(request, media, outcome)
-                    _pass_on(self._generator.submit(replace(request, prompt=prompt)), target)
+                    self._generator.submit(replace(request, prompt=prompt)).add_done_callback(pass_on)
             except Exception as error:  # the generator's thread must not fall over one request
                 logger.exception("a prompt could not be put together")
                 target.set_exception(EngineError(f"a prompt could not be put together: {error}"[:300]))
@@ -147,13 +155,3 @@ def _unseen(request: GenerationRequest) -> Generation:
     """Of a request that was let go before its media were looked at; of its own will, or because all ends."""
     reason = _reason_to_drop(request) or FinishReason.CANCELLED
     return Generation(token_ids=(), text="", finish_reason=reason, prompt_tokens=len(request.prompt), new_tokens=0)
-
-
-def _pass_on(source: Future[Generation], target: Future[Generation]) -> None:
-    def pass_on(done: Future[Generation]) -> None:
-        if error := done.exception():
-            target.set_exception(error)
-        else:
-            target.set_result(done.result())
-
-    source.add_done_callback(pass_on)
