@@ -62,11 +62,20 @@ def load(config: EngineConfig) -> Loaded:
         raise SetupError(f"{config.model} needs a package that is missing: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: also a GPU without the memory for the weights
         raise SetupError(f"{config.model} cannot be loaded: {error}") from error
+    parameters = model.num_parameters()  # before packing takes them out of sight
     packed.pack(model)
     context_tokens = _context_tokens(config, model)
     slots = _slots(config, model, context_tokens=context_tokens, device=device)
     label = "+".join(Path(name).name for name in (config.model, config.adapter) if name)
-    _log(label, model, device=device, slots=slots, context_tokens=context_tokens, seconds=time.monotonic() - began)
+    _log(
+        label,
+        model,
+        parameters=parameters,
+        device=device,
+        slots=slots,
+        context_tokens=context_tokens,
+        seconds=time.monotonic() - began,
+    )
     is_gpu = device.type == "cuda"
     return Loaded(
         model=model,
@@ -151,16 +160,16 @@ def _log(
     label: str,
     model: MplugOwlForConditionalGeneration,
     *,
+    parameters: int,
     device: torch.device,
     slots: int,
     context_tokens: int,
     seconds: float,
 ) -> None:
-    parameters = model.num_parameters()
     cache = slots * slot_bytes(model.config.text_config, context_tokens=context_tokens, dtype=model.dtype)
     logger.info(
-        "%s loaded in %.1f s: %.2f billion parameters in %s on %s; %d slots of %d positions, a cache of up to %.2f GiB",
-        label, seconds, parameters / 1e9, str(model.dtype).removeprefix("torch."), device, slots, context_tokens,
+        "%s loaded in %.1f s: %.1f million parameters in %s on %s; %d slots of %d positions, a cache of up to %.2f GiB",
+        label, seconds, parameters / 1e6, str(model.dtype).removeprefix("torch."), device, slots, context_tokens,
         cache / 1024**3,
         extra={"action": "model_loaded", "seconds": round(seconds, 3), "parameters": parameters, "slots": slots},
     )  # fmt: skip
