@@ -327,7 +327,7 @@ def decode_bound(subject: Subject, totals: Statistics, limit: bounds.Bounds) -> 
     mean_length = statistics.mean(len(work.prompt) + work.new_tokens / 2 for work in subject.works)
     row_bytes = slot_bytes(config, context_tokens=1, dtype=torch.float32) * mean_length
     reading = (totals.steps * weights * 4 + totals.row_steps * row_bytes) / limit.bandwidth
-    return max(reading, totals.row_steps * weights * 2 / limit.flops)
+    return float(max(reading, totals.row_steps * weights * 2 / limit.flops))
 
 
 def parse_arguments() -> argparse.Namespace:

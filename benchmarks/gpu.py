@@ -125,15 +125,13 @@ def run_paged(model: Any, *, slots: int, answer: int) -> str:
     length = WORDS + model.config.num_query_tokens + 2
     source = random.Random(slots)
     prompts = [[source.randrange(3, text.config.vocab_size) for _ in range(length)] for _ in range(slots)]
-    config = GenerationConfig(max_new_tokens=answer, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    config: Any = GenerationConfig  # its constructor is not annotated
+    config = config(max_new_tokens=answer, do_sample=False, eos_token_id=-1, pad_token_id=0)
     is_gpu = model.device.type == "cuda"
-    paged = ContinuousBatchingConfig(
-        use_cuda_graph=is_gpu,
-        **(
-            {}
-            if is_gpu
-            else {"num_blocks": 64, "max_batch_tokens": 256, "page_size": 32, "auto_switch_to_flash": False}
-        ),
+    paged = (
+        ContinuousBatchingConfig(use_cuda_graph=True)
+        if is_gpu
+        else ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256, page_size=32, auto_switch_to_flash=False)
     )
     try:
         began = time.perf_counter()

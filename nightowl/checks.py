@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import SetupError
 from domain.settings import origins
-from storage import migrations
+from storage import invariants, migrations
+from storage.artifacts import ArtifactStore
 from storage.session import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from domain.settings import Settings
+    from storage.invariants import Violation
 
 CHECK_SECONDS = 300
 LOW_DISK_BYTES = 2 * 1024**3
@@ -64,6 +67,54 @@ def _database(settings: Settings) -> Check:
         return Check(name="database", ok=False, detail=f"cannot be reached: {str(error).splitlines()[0]}")
     finally:
         database.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerCheck:
+    """What breaks a promise, and the line that sums it up."""
+
+    summary: Check
+    violations: list[Violation]
+
+
+def ledger(settings: Settings) -> LedgerCheck:
+    """Ask the ledger for every row that breaks a promise (storage/invariants.py).
+
+    Only what is still so at a second look is told: between the two a worker may have removed the file of a row that it
+    removed too. Raises SetupError where the database is not at this version's schema.
+    """
+    if settings.database_url is None and not (settings.data_dir / "nightowl.db").exists():
+        return LedgerCheck(summary=Check(name="ledger", ok=True, detail="there is none yet"), violations=[])
+    began = time.monotonic()
+    database = Database(settings.database)
+    try:
+        migrations.require_current(database)
+        found = _violations(database, settings)
+        if found:
+            again = set(_violations(database, settings))
+            found = [violation for violation in found if violation in again]
+        with database.read() as session:
+            size = invariants.size(session)
+    finally:
+        database.close()
+    detail = (
+        f"{len(found) or 'no'} promises broken in {size.jobs} jobs, {size.parts} parts and {size.attempts} attempts"
+    )
+    detail += f" ({time.monotonic() - began:.1f} s)"
+    return LedgerCheck(summary=Check(name="ledger", ok=not found, detail=detail), violations=found)
+
+
+def _violations(database: Database, settings: Settings) -> list[Violation]:
+    with database.read() as session:
+        store = ArtifactStore(settings.artifacts)
+        return invariants.check(session, store, max_attempts=settings.max_attempts)
+
+
+def sentence(violation: Violation) -> str:
+    """A violation as people read it."""
+    part = f" part {violation.part}" if violation.part is not None else ""
+    where = f"job {violation.job_id}{part} " if violation.job_id is not None else ""
+    return f"{violation.name}: {where}{violation.detail}"
 
 
 def _broker(settings: Settings) -> Check:

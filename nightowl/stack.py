@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Self
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from domain.errors import SETUP_EXIT, SetupError
-from storage import migrations
+from storage import attempts, migrations
 from storage.session import Database
 
 if TYPE_CHECKING:
@@ -100,14 +104,30 @@ class Stack:
 
     def _start_worker(self) -> None:
         if self._worker is not None:
-            self._account_for(self._worker.returncode)
+            self._account_for(self._worker)
         self._worker = self._spawn("-m", "worker", log=self._log)
 
-    def _account_for(self, status: int) -> None:
-        """A worker that died is replaced a few times; one that could not be set up is not."""
-        self._restarts += 1
-        if status == SETUP_EXIT or self._restarts > MAX_RESTARTS:
+    def _account_for(self, worker: subprocess.Popen[bytes]) -> None:
+        """A worker that died is replaced; one that cannot start, a few times; one that could not be set up, never.
+
+        A worker that took work has started: if it dies of that, the ledger counts the deaths of the work.
+        """
+        self._restarts = 0 if self._report_death(worker) else self._restarts + 1
+        if worker.returncode == SETUP_EXIT or self._restarts > MAX_RESTARTS:
             raise SetupError(f"the worker cannot start: {self._last_line()}")
+
+    def _report_death(self, worker: subprocess.Popen[bytes]) -> bool:
+        """Tell the ledger, so that its work need not wait for the leases. False if it never took any, or we cannot."""
+        database = Database(self._settings.database)
+        try:
+            with database.write() as session:
+                name = attempts.worker_name(worker.pid)
+                cause = how_it_ended(worker.returncode)
+                return attempts.report_death(session, name, cause=cause, now=datetime.now(UTC))
+        except SQLAlchemyError:
+            return False  # the leases run out by themselves
+        finally:
+            database.close()
 
     def _last_line(self) -> str:
         if self._log is None or not self._log.is_file():
@@ -134,6 +154,16 @@ class Stack:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def how_it_ended(status: int) -> str:
+    """A process's exit status in words."""
+    if status >= 0:
+        return f"it ended with status {status}"
+    try:
+        return f"it was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"it was killed by signal {-status}"
 
 
 def _alive(process: subprocess.Popen[bytes] | None) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, or_, select, update
 
 from domain.errors import Code, Failure
 from domain.states import AttemptState, JobState, Phase
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime, timedelta
 
+    from sqlalchemy import ColumnElement, SQLColumnExpression
     from sqlalchemy.orm import Session
+
+SUSPECT_DEATHS = 2
+"""Work that so many workers died of is done with nothing beside it, so that the next death says whose fault it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +34,31 @@ class Claimant:
     lease: timedelta
 
 
+def worker_name(pid: int) -> str:
+    """What a worker process calls itself in the ledger; its parent, who knows its pid, finds it by that."""
+    return f"{socket.gethostname()}:{pid}"
+
+
 def new_token() -> str:
     return secrets.token_hex(16)
 
 
+def is_suspect(
+    deaths: SQLColumnExpression[int], begun: SQLColumnExpression[int], *, max_attempts: int
+) -> ColumnElement[bool]:
+    """Whether work must be done alone: two workers died at it, or one did and it has only its last attempt left."""
+    return or_(deaths >= SUSPECT_DEATHS, and_(deaths >= 1, begun >= max_attempts - 1))
+
+
 def open_attempt(
-    session: Session, claimant: Claimant, *, token: str, job_id: str, phase: Phase, slice: int | None = None
+    session: Session,
+    claimant: Claimant,
+    *,
+    token: str,
+    job_id: str,
+    phase: Phase,
+    slice: int | None = None,
+    alone: bool = False,
 ) -> None:
     session.add(
         Attempt(
@@ -44,6 +68,7 @@ def open_attempt(
             slice=slice,
             worker=claimant.worker,
             lease_until=claimant.now + claimant.lease,
+            alone=alone,
             started_at=claimant.now,
         )
     )
@@ -67,13 +92,22 @@ def close(session: Session, token: str, *, state: AttemptState, now: datetime, f
 
 def renew(session: Session, tokens: Collection[str], *, until: datetime) -> set[str]:
     """Extend the leases of running attempts. Returns the tokens that are still ours."""
-    held = session.scalars(
-        update(Attempt)
-        .where(Attempt.token.in_(tokens), Attempt.state == AttemptState.RUNNING)
-        .values(lease_until=until)
-        .returning(Attempt.token)
-    )
+    held = _lock(session, Attempt.token.in_(tokens))
+    session.execute(update(Attempt).where(Attempt.token.in_(held)).values(lease_until=until))
     return set(held)
+
+
+def note(session: Session, token: str, doing: str) -> None:
+    """Write down what a running attempt is at, for the case that nothing more is heard of it."""
+    session.execute(
+        update(Attempt).where(Attempt.token == token, Attempt.state == AttemptState.RUNNING).values(doing=doing)
+    )
+
+
+def _lock(session: Session, which: ColumnElement[bool]) -> list[str]:
+    """Lock running attempts. In the order of their tokens: two that lock several must not wait for each other."""
+    query = select(Attempt.token).where(which, Attempt.state == AttemptState.RUNNING)
+    return list(session.scalars(query.order_by(Attempt.token).with_for_update()))
 
 
 def stopped(session: Session, tokens: Collection[str]) -> set[str]:
@@ -102,9 +136,24 @@ def expired(session: Session, *, now: datetime, limit: int) -> list[tuple[str, s
 
 
 def revoke_all(session: Session, job_id: str, *, now: datetime, why: str) -> None:
-    """End every running attempt of a job that is over."""
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == job_id, Attempt.state == AttemptState.RUNNING)
-        .values(state=AttemptState.LOST, finished_at=now, error_code=Code.CONFLICT, error_message=why)
-    )
+    """End every running attempt of a job that was ended: what they have in hand is lost."""
+    running = _lock(session, Attempt.job_id == job_id)
+    values = {"state": AttemptState.LOST, "finished_at": now, "error_code": Code.CONFLICT, "error_message": why}
+    session.execute(update(Attempt).where(Attempt.token.in_(running)).values(**values))
+
+
+def close_done(session: Session, job_id: str, *, now: datetime) -> None:
+    """Close the running attempts of a job that is finished: its parts are over, so they have nothing in hand.
+
+    Their worker does it too, after the last part; it may be late, or killed in between.
+    """
+    running = _lock(session, Attempt.job_id == job_id)
+    values = {"state": AttemptState.SUCCEEDED, "finished_at": now}
+    session.execute(update(Attempt).where(Attempt.token.in_(running)).values(**values))
+
+
+def report_death(session: Session, worker: str, *, cause: str, now: datetime) -> bool:
+    """Let the leases of a worker end now, since its parent saw it die. False if it never took any work."""
+    values = {"lease_until": now, "error_message": cause}
+    session.execute(update(Attempt).where(Attempt.token.in_(_lock(session, Attempt.worker == worker))).values(**values))
+    return session.scalar(select(Attempt.token).where(Attempt.worker == worker).limit(1)) is not None

@@ -6,11 +6,12 @@ LostError, and the transaction around it is rolled back: nothing of a stale work
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import uuid_utils
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import func, insert, not_, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from domain.errors import Code, ConflictError, Failure, LostError, NotFoundError
 from domain.jobs import Job, JobSpec, PartCounts, Result
@@ -28,14 +29,18 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 OPEN = (JobState.PENDING, JobState.RUNNING)
+AGAIN = (JobState.FAILED, JobState.PARTIAL, JobState.CANCELLED)
+"""The states of a job that may be tried again."""
+UNSETTLED = (PartState.PENDING, PartState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobClaim:
-    """The right to plan or to finish a job, until its lease runs out."""
+    """The right to plan or to finish a job, until its lease runs out. `alone`: with nothing else in work beside it."""
 
     token: str
     job: Job
+    alone: bool = False
 
 
 def new_id() -> str:
@@ -61,7 +66,29 @@ def submit(session: Session, spec: JobSpec, *, now: datetime, job_id: str | None
         "wants_engine": spec.engine,
         "batch_id": spec.batch_id,
     }
-    return insert_row(session, job_id or new_id(), values, now=now), True
+    id = job_id or new_id()
+    if not spec.key:
+        return insert_row(session, id, values, now=now), True
+    try:
+        with session.begin_nested():
+            return insert_row(session, id, values, now=now), True
+    except IntegrityError:
+        # Somebody else used the key between our look and our insert.
+        if found := session.scalar(select(tables.Job).where(tables.Job.key == spec.key)):
+            return _same(found, spec), False
+        raise
+
+
+def insert_once(session: Session, job_id: str, values: Mapping[str, Any], *, now: datetime) -> None:
+    """Insert a pending job unless there is one of this id, however many do it at once."""
+    if exists(session, job_id):
+        return
+    try:
+        with session.begin_nested():
+            insert_row(session, job_id, values, now=now)
+    except IntegrityError:
+        if not exists(session, job_id):
+            raise
 
 
 def insert_row(session: Session, job_id: str, values: Mapping[str, Any], *, now: datetime) -> Job:
@@ -121,12 +148,14 @@ def find_ids(session: Session, prefix: str, *, limit: int = 5) -> list[str]:
     return list(session.scalars(query))
 
 
-def claim_plan(session: Session, job_id: str, claimant: Claimant) -> JobClaim | None:
-    """The right to plan a pending job; None if somebody else has it, or it is not due."""
-    claim = _claim(session, job_id, claimant, Phase.PLAN, JobState.PENDING)
+def claim_plan(
+    session: Session, job_id: str, claimant: Claimant, *, max_attempts: int, alone: bool = False
+) -> JobClaim | None:
+    """The right to plan a pending job; None if somebody else has it, it is not due, or it must be planned alone."""
+    claim = _claim(session, job_id, claimant, Phase.PLAN, JobState.PENDING, max_attempts=max_attempts, alone=alone)
     if claim is not None and (moved := _without_password(claim.job.params)):
         session.execute(update(tables.Job).where(tables.Job.id == job_id).values(**moved))
-        return JobClaim(token=claim.token, job=get(session, job_id))
+        return replace(claim, job=get(session, job_id))
     return claim
 
 
@@ -142,21 +171,50 @@ def _without_password(params: Any) -> dict[str, Any]:
 
 
 def claim_finish(
-    session: Session, job_id: str, claimant: Claimant, *, engine: str | None, model: str | None
+    session: Session,
+    job_id: str,
+    claimant: Claimant,
+    *,
+    max_attempts: int,
+    engine: str | None,
+    model: str | None,
+    alone: bool = False,
 ) -> JobClaim | None:
-    """The right to finish a running job whose parts are all over. Writes `engine` and `model` where none ran yet."""
-    claim = _claim(session, job_id, claimant, Phase.FINISH, JobState.RUNNING)
+    """The right to finish a running job whose parts are all over; None as for `claim_plan`.
+
+    Writes `engine` and `model` where none ran yet.
+    """
+    claim = _claim(session, job_id, claimant, Phase.FINISH, JobState.RUNNING, max_attempts=max_attempts, alone=alone)
     if claim is not None and claim.job.model is None:
         session.execute(update(tables.Job).where(tables.Job.id == job_id).values(engine=engine, model=model))
     return claim
 
 
-def _claim(session: Session, job_id: str, claimant: Claimant, phase: Phase, state: JobState) -> JobClaim | None:
+def is_suspect(session: Session, job_id: str, *, max_attempts: int) -> bool:
+    """Whether the job waits for somebody who plans or finishes it with nothing else in work."""
+    row = tables.Job
+    suspect = attempts.is_suspect(row.deaths, row.tries, max_attempts=max_attempts)
+    query = select(row.id).where(row.id == job_id, row.state.in_(OPEN), row.token.is_(None), suspect)
+    return session.scalar(query) is not None
+
+
+def _claim(
+    session: Session,
+    job_id: str,
+    claimant: Claimant,
+    phase: Phase,
+    state: JobState,
+    *,
+    max_attempts: int,
+    alone: bool,
+) -> JobClaim | None:
     row, token = tables.Job, new_token()
     guard = [row.id == job_id, row.state == state, row.token.is_(None)]
     guard.append(or_(row.not_before.is_(None), row.not_before <= claimant.now))
     if phase is Phase.FINISH:
         guard.append(row.parts_succeeded + row.parts_failed == row.parts_total)
+    if not alone:
+        guard.append(not_(attempts.is_suspect(row.deaths, row.tries, max_attempts=max_attempts)))
     changed = rows_changed(
         session,
         update(row)
@@ -170,8 +228,8 @@ def _claim(session: Session, job_id: str, claimant: Claimant, phase: Phase, stat
     )
     if changed != 1:
         return None
-    attempts.open_attempt(session, claimant, token=token, job_id=job_id, phase=phase)
-    return JobClaim(token=token, job=get(session, job_id))
+    attempts.open_attempt(session, claimant, token=token, job_id=job_id, phase=phase, alone=alone)
+    return JobClaim(token=token, job=get(session, job_id), alone=alone)
 
 
 def planned(
@@ -193,7 +251,15 @@ def planned(
         session,
         claim,
         JobState.PENDING,
-        {"state": JobState.RUNNING, "parts_total": len(parts), "probe": probe, "tries": 0, "rung_at": None},
+        {
+            "state": JobState.RUNNING,
+            "parts_total": len(parts),
+            "probe": probe,
+            "tries": 0,
+            "deaths": 0,
+            "rung_at": None,
+            "not_before": None,
+        },
     )
     rows = [
         {"job_id": job_id, "number": index + 1, "slice": index // slice_parts + 1, "spec": dict(spec)}
@@ -240,22 +306,22 @@ def close(
     error: Failure | None = None,
 ) -> None:
     """End the job that `claim` holds. Raises LostError."""
-    _guarded(session, claim, claim.job.state, _ending(state, now=now, result=result, error=error))
+    ending = _ending(state, now=now, result=result, error=error)
+    _guarded(session, claim, claim.job.state, {**_forgetting(claim.job.params), **ending})
     outcome = AttemptState.FAILED if state is JobState.FAILED and error else AttemptState.SUCCEEDED
     attempts.close(session, claim.token, state=outcome, now=now, failure=error)
+    attempts.close_done(session, claim.job.id, now=now)
     bump(session, claim.job.id)
 
 
 def end(session: Session, job_id: str, *, state: JobState, now: datetime, error: Failure | None = None) -> bool:
     """End an open job whoever works on it: cancel, deadline. False if it was over already."""
-    changed = rows_changed(
-        session,
-        update(tables.Job)
-        .where(tables.Job.id == job_id, tables.Job.state.in_(OPEN))
-        .values(**_ending(state, now=now, error=error)),
-    )
-    if changed != 1:
+    row = tables.Job
+    is_open = (row.id == job_id, row.state.in_(OPEN))
+    if (found := session.execute(select(row.params).where(*is_open).with_for_update()).one_or_none()) is None:
         return False
+    ending = {**_forgetting(found.params), **_ending(state, now=now, error=error)}
+    session.execute(update(row).where(*is_open).values(**ending))
     _free_parts(session, job_id)
     attempts.revoke_all(session, job_id, now=now, why=f"the job was ended: {state}")
     bump(session, job_id)
@@ -265,9 +331,16 @@ def end(session: Session, job_id: str, *, state: JobState, now: datetime, error:
 def _free_parts(session: Session, job_id: str) -> None:
     session.execute(
         update(tables.Part)
-        .where(tables.Part.job_id == job_id, tables.Part.token.is_not(None))
+        .where(tables.Part.job_id == job_id, tables.Part.token.is_not(None), tables.Part.state.in_(UNSETTLED))
         .values(token=None, state=PartState.PENDING)
     )
+
+
+def _forgetting(params: Any) -> dict[str, Any]:
+    """The columns to write when a job ends whose params still hold a password, readable to us or not."""
+    if isinstance(params, dict):
+        return _without_password(params)
+    return {"params": {}} if "password" in str(params) else {}
 
 
 def _ending(
@@ -309,54 +382,38 @@ def retry(session: Session, job_id: str, *, password: str | None = None) -> Job:
     Raises:
         ConflictError: the job is open, or it succeeded.
     """
-    job = get(session, job_id)
-    changed = rows_changed(
-        session,
-        update(tables.Job)
-        .where(tables.Job.id == job_id, tables.Job.state.in_((JobState.FAILED, JobState.PARTIAL, JobState.CANCELLED)))
-        .values(
-            state=JobState.RUNNING if job.parts.total else JobState.PENDING,
-            parts_failed=0,
-            tries=0,
-            attempts=tables.Job.attempts + 1,
-            password=password,
-            **dict.fromkeys(
-                (
-                    "result",
-                    "error_code",
-                    "error_message",
-                    "error_retryable",
-                    "finished_at",
-                    "started_at",
-                    "not_before",
-                    "rung_at",
-                )
-            ),
-        ),
-    )
-    if changed != 1:
-        raise ConflictError(f"job {job_id} is {job.state}; only a failed, partial or cancelled job can be tried again")
-    session.execute(
-        update(tables.Part)
-        .where(tables.Part.job_id == job_id, tables.Part.state == PartState.FAILED)
-        .values(
-            state=PartState.PENDING,
-            attempts=0,
-            error_code=None,
-            error_message=None,
-            error_retryable=None,
-            rung_at=None,
-            not_before=None,
-            data=None,
+    row = tables.Job
+    found = session.execute(select(row.state, row.parts_total).where(row.id == job_id).with_for_update()).one_or_none()
+    if found is None:
+        raise NotFoundError(f"no job {job_id!r}")
+    if found.state not in AGAIN:
+        raise ConflictError(
+            f"job {job_id} is {found.state}; only a failed, partial or cancelled job can be tried again"
         )
-    )
-    session.execute(
-        update(tables.Part)
-        .where(tables.Part.job_id == job_id, tables.Part.state == PartState.PENDING)
-        .values(rung_at=None, not_before=None)
-    )
+    anew = {
+        "state": JobState.RUNNING if found.parts_total else JobState.PENDING,
+        "attempts": row.attempts + 1,
+        "password": password,
+        **dict.fromkeys(("parts_failed", "tries", "deaths"), 0),
+        **dict.fromkeys(("result", "error_code", "error_message", "error_retryable")),
+        **dict.fromkeys(("started_at", "finished_at", "not_before", "rung_at")),
+    }
+    session.execute(update(row).where(row.id == job_id).values(**anew))
+    _renew_parts(session, job_id)
     bump(session, job_id)
     return get(session, job_id)
+
+
+def _renew_parts(session: Session, job_id: str) -> None:
+    """Let everything that has not succeeded begin from nothing."""
+    part = tables.Part
+    anew = {
+        "state": PartState.PENDING,
+        **dict.fromkeys(("attempts", "deaths"), 0),
+        **dict.fromkeys(("text", "data", "error_code", "error_message", "error_retryable")),
+        **dict.fromkeys(("token", "settled_by", "not_before", "rung_at", "started_at", "finished_at")),
+    }
+    session.execute(update(part).where(part.job_id == job_id, part.state != PartState.SUCCEEDED).values(**anew))
 
 
 def overdue(session: Session, *, started_before: datetime, limit: int) -> list[str]:

@@ -49,24 +49,41 @@ def bury(session: Session, token: str, job_id: str, *, max_attempts: int, now: d
     )
     if job is None or attempt is None:
         return False
-    worker, phase = attempt.worker, attempt.phase
-    failure = Failure(code=Code.WORKER_LOST, message=f"no sign of life from {worker}", retryable=True)
-    if phase == Phase.SLICE:
-        parts.take_back(session, token, job_id=job_id, max_attempts=max_attempts, worker=worker, now=now)
-    elif job.token == token:
-        _reopen(session, job, max_attempts=max_attempts, phase=Phase(phase), worker=worker, now=now)
+    how = _last_words(attempt)
+    failure = Failure(code=Code.WORKER_LOST, message=how, retryable=True)
     attempts.close(session, token, state=AttemptState.LOST, now=now, failure=failure)
+    if attempt.phase == Phase.SLICE:
+        parts.take_back(session, attempt, max_attempts=max_attempts, how=how, now=now)
+    elif job.token == token:
+        _reopen(session, job, attempt, max_attempts=max_attempts, how=how, now=now)
     return True
 
 
-def _reopen(session: Session, job: tables.Job, *, max_attempts: int, phase: Phase, worker: str, now: datetime) -> None:
-    if job.tries >= max_attempts:
-        message = f"the worker died {max_attempts} times while it was to {phase} the job (last: {worker})"
+def _last_words(attempt: tables.Attempt) -> str:
+    """All that is known of an attempt's end: who, how if its parent saw it, and what it was last seen at."""
+    cause = f" ({attempt.error_message})" if attempt.error_message else ""
+    doing = f"; last seen {attempt.doing}" if attempt.doing else ""
+    return f"no sign of life from {attempt.worker}{cause}{doing}"
+
+
+def _reopen(
+    session: Session, job: tables.Job, attempt: tables.Attempt, *, max_attempts: int, how: str, now: datetime
+) -> None:
+    """Let a job be planned or finished again, or fail it. As with parts, its last death must have been its own."""
+    deaths = job.deaths + 1
+    if job.tries >= max_attempts and attempt.alone:
+        message = f"the worker died {deaths} times while it was to {attempt.phase} the job: {how}"
         jobs.end(session, job.id, state=JobState.FAILED, now=now, error=Failure(code=Code.WORKER_LOST, message=message))
         return
     session.execute(
         update(tables.Job)
         .where(tables.Job.id == job.id)
-        .values(token=None, rung_at=None, attempts=tables.Job.attempts + 1)
+        .values(
+            token=None,
+            rung_at=None,
+            deaths=deaths,
+            tries=min(job.tries, max_attempts - 1),
+            attempts=tables.Job.attempts + 1,
+        )
     )
     bump(session, job.id)

@@ -88,7 +88,8 @@ class Job(Base):
     `token` is that of the attempt which plans or finishes the job now. `password` opens an encrypted source and is
     cleared when the job ends. `wants_engine` is what the application asked for, `engine` what ran.
     `attempts` counts every time that
-    work on the job began or began anew; `tries` only those at the planning or finishing that is due now.
+    work on the job began or began anew; `tries` only those at the planning or finishing that is due now, and `deaths`
+    those of them that ended with their worker.
     """
 
     __tablename__ = "jobs"
@@ -115,6 +116,7 @@ class Job(Base):
     parts_failed: Mapped[int] = mapped_column(server_default=sql("0"))
     attempts: Mapped[int] = mapped_column(server_default=sql("0"))
     tries: Mapped[int] = mapped_column(server_default=sql("0"))
+    deaths: Mapped[int] = mapped_column(server_default=sql("0"))
     probe: Mapped[dict[str, Any] | None]
     token: Mapped[str | None] = mapped_column(String(64))
     not_before: Mapped[datetime | None]
@@ -145,7 +147,9 @@ class Part(Base):
     """A page or a segment: the smallest unit with a result of its own.
 
     `token` is that of the attempt that has claimed it; it is claimed while still `pending` and counts an attempt
-    when it begins (`running`). `spec` says what it is: {"page": 3} or {"start": 1.5, "end": 4.0}.
+    when it begins (`running`). A part that is over keeps the token, and `settled_by` is who wrote its end: the same, or
+    somebody wrote who no longer held it. `deaths` counts the attempts that ended with their worker.
+    `spec` says what it is: {"page": 3} or {"start": 1.5, "end": 4.0}.
     """
 
     __tablename__ = "parts"
@@ -161,7 +165,9 @@ class Part(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     error_retryable: Mapped[bool | None] = mapped_column(Boolean)
     attempts: Mapped[int] = mapped_column(server_default=sql("0"))
+    deaths: Mapped[int] = mapped_column(server_default=sql("0"))
     token: Mapped[str | None] = mapped_column(String(64))
+    settled_by: Mapped[str | None] = mapped_column(String(64))
     not_before: Mapped[datetime | None]
     rung_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
@@ -181,7 +187,10 @@ class Part(Base):
 
 
 class Attempt(Base):
-    """One run of planning, of one slice or of finishing, by one worker: a claim, a lease, an outcome."""
+    """One run of planning, of one slice or of finishing, by one worker: a claim, a lease, an outcome.
+
+    `alone`: its worker had nothing else in work. `doing` is the last that was heard of it while it ran.
+    """
 
     __tablename__ = "attempts"
 
@@ -192,6 +201,8 @@ class Attempt(Base):
     worker: Mapped[str] = mapped_column(String(255))
     state: Mapped[str] = mapped_column(String(16), server_default=AttemptState.RUNNING)
     lease_until: Mapped[datetime]
+    alone: Mapped[bool] = mapped_column(Boolean, server_default=sql("false"))
+    doing: Mapped[str | None] = mapped_column(Text)
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from typing import Any
 
@@ -14,7 +13,7 @@ from domain.errors import SETUP_EXIT, SetupError
 from domain.kinds import Kind
 from domain.messages import FINISH_JOB, PLAN_JOB, RUN_SLICE, SUBMIT
 from domain.settings import Settings
-from storage import jobs, migrations
+from storage import attempts, jobs, migrations
 from storage.artifacts import ArtifactStore
 from storage.session import Database
 from tasks.context import Context, utc_now
@@ -50,7 +49,7 @@ class Service:
                 clock=utc_now,
             ),
             ring=send,
-            name=f"{socket.gethostname()}:{os.getpid()}",
+            name=attempts.worker_name(os.getpid()),
         )
         self.sweeper = Sweeper(self.context)
 
@@ -152,6 +151,5 @@ def submit_task(
     values = {"kind": Kind(kind), "source": source, "params": params or {}, "priority": priority}
     with logs.about(job=job_id):
         with context.database.write() as session:
-            if not jobs.exists(session, job_id):
-                jobs.insert_row(session, job_id, values, now=context.clock())
+            jobs.insert_once(session, job_id, values, now=context.clock())
         plan_job(context, job_id)

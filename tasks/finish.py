@@ -12,7 +12,7 @@ from domain.plain import clean
 from domain.states import JobState, outcome
 from storage import artifacts, jobs, parts
 from tasks.kinds import KINDS, params_of
-from tasks.plan import give_back, give_up
+from tasks.plan import give_back, give_up, in_turn
 from tasks.work import JobWork, probe_from_json
 
 if TYPE_CHECKING:
@@ -28,28 +28,35 @@ logger = logging.getLogger(__name__)
 
 def finish_job(context: Context, job_id: str) -> None:
     """Finish the job if its parts are all over and nobody else does. Safe to call twice."""
+    in_turn(context, job_id, lambda alone: _claim_and_finish(context, job_id, alone=alone))
+
+
+def _claim_and_finish(context: Context, job_id: str, *, alone: bool) -> bool:
     engine = context.engine
     with context.database.write() as session:
         claim = jobs.claim_finish(
             session,
             job_id,
             context.claimant,
+            max_attempts=context.settings.max_attempts,
             engine=engine.name if engine else None,
             model=engine.model if engine else None,
+            alone=alone,
         )
         done = parts.of_job(session, job_id) if claim else []
     if claim is None:
-        return
+        return False
     with context.heartbeat.watch(claim.token) as stop:
+        context.heartbeat.tell(claim.token, "merging its parts", at_once=alone)
         try:
             state = _finish(context, claim, done, stop)
         except LostError:
             give_back(context, claim)
-            return
         except Exception as error:
             give_up(context, claim, error, phase="finish")
-            return
-    logger.info("job %s: %s", claim.job.kind, state, extra={"action": "finished", "state": str(state)})
+        else:
+            logger.info("job %s: %s", claim.job.kind, state, extra={"action": "finished", "state": str(state)})
+    return True
 
 
 def _finish(context: Context, claim: JobClaim, done: list[Part], stop: threading.Event) -> JobState:

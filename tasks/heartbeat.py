@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from storage import attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
     from storage.session import Database
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """An attempt in hand. `doing` is what it is at, `noted` what of that its row says."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    doing: str | None = None
+    noted: str | None = None
 
 
 class Heartbeat:
@@ -37,7 +47,7 @@ class Heartbeat:
         self._renew_seconds = lease_seconds / 3
         self._poll_seconds = poll_seconds
         self._clock = clock
-        self._watched: dict[str, threading.Event] = {}
+        self._watched: dict[str, _Watched] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._shutting_down = threading.Event()
@@ -54,23 +64,40 @@ class Heartbeat:
     @contextmanager
     def watch(self, token: str) -> Iterator[threading.Event]:
         """Keep the lease of an attempt while the block runs. The event is set when its work must stop."""
-        stop = threading.Event()
+        watched = _Watched()
         with self._lock:
-            self._watched[token] = stop
+            self._watched[token] = watched
         if self.shutting_down:
-            stop.set()
+            watched.stop.set()
         try:
-            yield stop
+            yield watched.stop
         finally:
             with self._lock:
                 del self._watched[token]
+
+    def tell(self, token: str, doing: str, *, at_once: bool = False) -> None:
+        """Say what an attempt is at, for the case that its worker dies of it.
+
+        It is written with the next renewal of the lease; `at_once` where the worker may not live so long.
+        """
+        watched = self._watched[token]
+        watched.doing = doing
+        if at_once:
+            self._note({token: watched})
+
+    def _note(self, told: Mapping[str, _Watched]) -> None:
+        with self._database.write() as session:
+            for token, watched in told.items():
+                if watched.doing is not None and watched.doing != watched.noted:
+                    watched.noted = watched.doing
+                    attempts.note(session, token, watched.doing)
 
     def shut_down(self) -> None:
         """Stop all work that is watched now or later."""
         self._shutting_down.set()
         with self._lock:
-            for stop in self._watched.values():
-                stop.set()
+            for watched in self._watched.values():
+                watched.stop.set()
 
     def close(self) -> None:
         self.shut_down()
@@ -93,10 +120,16 @@ class Heartbeat:
         if not watched:
             return
         if time.monotonic() - self._renewed >= self._renew_seconds:
-            self._renewed = time.monotonic()
-            with self._database.write() as session:
-                attempts.renew(session, watched.keys(), until=self._clock() + self._lease)
+            self._renew(watched)
         with self._database.read() as session:
             over = attempts.stopped(session, watched.keys())
         for token in over:
-            watched[token].set()
+            watched[token].stop.set()
+
+    def _renew(self, watched: Mapping[str, _Watched]) -> None:
+        """Where this fails, the next beat does it: a lease outlives only two renewals that do not come."""
+        began = time.monotonic()
+        with self._database.write() as session:
+            attempts.renew(session, watched.keys(), until=self._clock() + self._lease)
+        self._renewed = began
+        self._note(watched)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import OperationalError
@@ -16,11 +18,12 @@ from domain.states import AttemptState
 from storage import attempts, parts
 from tasks.bell import ring_due
 from tasks.kinds import KINDS, params_of
+from tasks.planning import label
 from tasks.source import open_source
 from tasks.work import PartWork, StoppedError, probe_from_json
 
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable
 
     from domain.errors import Failure
     from domain.jobs import Part
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     from storage.parts import SliceClaim
     from tasks.context import Context
     from tasks.work import Finished
-    from worker.engines.base import Engine
-    from worker.readers.base import Open
+    from worker.engines.base import Completion, Engine, Request
+    from worker.readers.base import Frames, Open, Page
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,48 @@ def run_slice(context: Context, engine: Engine, job_id: str, slice: int) -> None
     ring_due(context)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldPart(PartWork[Any]):
+    """A part that says what is being done to it before it is done: the last that is known if the worker dies of it."""
+
+    tell: Callable[[str], None]
+
+    def page(self) -> Page:
+        self.tell("reading")
+        return PartWork.page(self)
+
+    def frames(self, *, count: int) -> Frames:
+        self.tell("reading")
+        return PartWork.frames(self, count=count)
+
+    def complete(self, request: Request) -> Completion:
+        self.tell("generating for")
+        return PartWork.complete(self, request)
+
+
+class Steps:
+    """What is being done to the parts of one attempt, told to the heartbeat."""
+
+    def __init__(self, context: Context, claim: SliceClaim) -> None:
+        self._context = context
+        self._claim = claim
+        self._now: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, part: Part, step: str) -> None:
+        """A part that is alone may end its worker at this step, so that is written down before it is taken."""
+        doing = f"{step} {label(part.spec)}"
+        with self._lock:
+            if self._now.get(part.number) == doing:
+                return
+            self._now[part.number] = doing
+            self._context.heartbeat.tell(self._claim.token, "; ".join(self._now.values()), at_once=self._claim.alone)
+
+    def end(self, part: Part) -> None:
+        with self._lock:
+            self._now.pop(part.number, None)
+
+
 class SliceRun:
     """One attempt at one slice."""
 
@@ -60,6 +105,7 @@ class SliceRun:
         self._context = context
         self._claim = claim
         self._stop = stop
+        self._steps = Steps(context, claim)
 
     def run(self) -> None:
         """Settle every part, or give back what is not settled."""
@@ -75,6 +121,8 @@ class SliceRun:
                 if source is None:
                     raise SourceError("the job has parts but no source", code=Code.SOURCE_MISSING)
                 return self._run_parts(source, params_of(self._claim.job))
+        except LostError:
+            return False
         except NightowlError as error:
             # The source went away after it was planned: that is the failure of each part.
             return all([self._begin_and_fail(part, error) for part in self._claim.parts])
@@ -88,7 +136,16 @@ class SliceRun:
             return all([future.result() for future in futures])
 
     def _run_part(self, source: Open, params: Params, part: Part) -> bool:
-        """False if the part was left unsettled."""
+        """False if the part was left unsettled. One that waits at the gate has not begun: no death is charged to it."""
+        try:
+            with self._context.gate.work(alone=self._claim.alone, stopped=self._stop.is_set):
+                return self._work_on(source, params, part)
+        except StoppedError:
+            return False
+        finally:
+            self._steps.end(part)
+
+    def _work_on(self, source: Open, params: Params, part: Part) -> bool:
         if self._stop.is_set():
             return False
         count = self._begin(part)
@@ -106,7 +163,7 @@ class SliceRun:
         return True
 
     def _work(self, source: Open, params: Params, part: Part) -> PartWork[Any]:
-        return PartWork(
+        return ToldPart(
             context=self._context,
             job=self._claim.job,
             params=params,
@@ -115,6 +172,7 @@ class SliceRun:
             part=part,
             probe=probe_from_json(self._claim.job.probe or {}),
             source=source,
+            tell=lambda step: self._steps.begin(part, step),
         )
 
     def _begin(self, part: Part) -> int | None:
@@ -127,6 +185,7 @@ class SliceRun:
 
     def _succeed(self, part: Part, finished: Finished) -> None:
         """Raises LostError, and whatever a database says of a value that it cannot store."""
+        self._steps.begin(part, "storing")
         limit = self._context.settings.limits.max_text_chars
         text, data = clean(finished.text), clean(finished.data)
         if len(text) > limit:

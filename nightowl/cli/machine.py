@@ -93,12 +93,21 @@ def migrate(json: options.JsonOption = False) -> None:
 
 def doctor(
     engine: Annotated[bool, typer.Option("--engine/--no-engine", help="Load the engine and generate with it.")] = True,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Ask the ledger instead whether every promise holds.")
+    ] = False,
     json: options.JsonOption = False,
 ) -> None:
-    """Check this installation: settings, database, broker, readers, engine. Exits 3 where something is wrong."""
+    """Check this installation: settings, database, broker, readers, engine. Exits 3 where something is wrong.
+
+    With --ledger: look for rows that break a promise, print them, and exit 1 where there are any.
+    """
     from nightowl import checks
 
     settings = _settings()
+    if ledger:
+        _doctor_of_ledger(settings, json=json)
+        return
     results = list(checks.all_checks(settings, engine=engine))
     if json:
         for found in results:
@@ -107,3 +116,13 @@ def doctor(
         checks.print_settings(settings)
         checks.print_checks(results)
     raise typer.Exit(0 if all(found.ok for found in results) else 3)
+
+
+def _doctor_of_ledger(settings: Settings, *, json: bool) -> None:
+    from nightowl import checks
+
+    found = checks.ledger(settings)
+    for violation in found.violations:
+        show.json_line(violation.to_json()) if json else show.line(checks.sentence(violation))
+    show.json_line(found.summary.to_json()) if json else checks.print_checks([found.summary])
+    raise typer.Exit(0 if found.summary.ok else 1)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -107,7 +110,18 @@ def test_switches_come_from_the_model_string() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["delay=soon", "fail=often", "unknown"])
+@pytest.mark.parametrize("asked", ["the poisonous page", "another page"])
+def test_a_request_with_certain_words_kills_the_process(asked: str) -> None:
+    script = (
+        "import sys; from worker.engines.base import Request, Turn; from worker.engines.fake import *; "
+        "engine = FakeEngine(switches=parse_switches('die=poisonous')); "
+        "engine.submit(Request(turns=(Turn(role='user', text=sys.argv[1]),))).result(5); engine.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, asked], timeout=60, check=False)
+    assert done.returncode == (-signal.SIGKILL if "poisonous" in asked else 0)
+
+
+@pytest.mark.parametrize("text", ["delay=soon", "fail=often", "unknown", "die="])
 def test_a_wrong_switch_is_named(text: str) -> None:
     with pytest.raises(SetupError, match=text):
         parse_switches(text)

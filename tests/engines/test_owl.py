@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
     from worker.engines.base import RGB
 
+CONVERSATION = (
+    Turn(role="user", text="What is it?"),
+    Turn(role="assistant", text="A kite."),
+    Turn(role="user", text="Which colour?"),
+)
 VARIANTS = [("image", "llama"), ("video", "llama"), ("image", "bloom")]
 
 
@@ -98,9 +103,8 @@ def test_answers_are_those_of_the_library_whoever_the_neighbours_are(
         ask("Compare them.", picture(2), picture(3), new_tokens=7),
         ask("And this?", picture(4, height=40, width=200)),
         ask("Why?", new_tokens=3),
-        ask("", picture(5), turns=tuple(Turn(role=role, text=text) for role, text in
-            (("user", "What is it?"), ("assistant", "A kite."), ("user", "Which colour?")))),
-    ]  # fmt: skip
+        ask("", picture(5), turns=CONVERSATION),
+    ]
     futures = [engines[key].submit(request) for request in requests]
     completions = [future.result(60) for future in futures]
     assert [completion.text for completion in completions] == [

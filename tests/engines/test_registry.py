@@ -43,7 +43,7 @@ def test_fake_takes_its_switches_from_the_model(tmp_path: Path) -> None:
         ("no_such_package.engine:make", "importing no_such_package.engine failed"),
         (f"{__name__}:nothing", "no callable named 'nothing'"),
         (f"{__name__}:not_an_engine", "is not an Engine"),
-        ("mplug-owl", "later release"),
+        ("mplug-owl", "NIGHTOWL_MODEL"),
     ],
 )
 def test_a_name_that_leads_nowhere_says_why(name: str, says: str, tmp_path: Path) -> None:

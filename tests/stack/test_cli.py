@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,7 +19,6 @@ from tests.stack.conftest import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.stack
 
@@ -167,6 +169,39 @@ def test_doctor_says_what_it_found(shell: Shell) -> None:
     for name in ("disk", "database", "broker", "readers", "engine"):
         assert f"ok    {name}:" in done.stdout
     assert all(check["ok"] for check in shell.jobs("doctor"))
+
+
+def test_doctor_looks_into_the_ledger(shell: Shell, document: Path) -> None:
+    assert shell.run("doctor", "--ledger").stdout == "ok    ledger: there is none yet\n"
+    (job,) = shell.jobs("run", "ocr", str(document), "-p", "pages=1-2")
+    (sound,) = shell.jobs("doctor", "--ledger")
+    assert sound["ok"] and "no promises broken in 1 jobs, 2 parts and 3 attempts" in sound["detail"]
+
+    ledger = sqlite3.connect(next((Path(shell.environment["HOME"])).rglob("nightowl.db")))
+    ledger.execute("UPDATE parts SET text = NULL WHERE number = 2")
+    ledger.commit()
+    ledger.close()
+    broken = shell.run("doctor", "--ledger")
+    assert broken.returncode == 1
+    violation, summary = broken.stdout.splitlines()
+    assert violation.startswith(f"part_result: job {job['id']} part 2 is succeeded: ")
+    assert summary.startswith("WRONG ledger: 1 promises broken")
+    told, _ = shell.jobs("doctor", "--ledger")
+    assert told["type"] == "violation"
+    assert (told["name"], told["job_id"], told["part"]) == ("part_result", job["id"], 2)
+
+
+def test_the_stack_outlives_work_that_kills_its_worker_and_knows_how_it_died(shell: Shell, document: Path) -> None:
+    """Its parent sees the worker die, so nobody waits for the lease of 30 s."""
+    began = time.monotonic()
+    done = shell.run("run", "summarize", str(document), "--json", NIGHTOWL_MODEL="delay=0.1, die=line 130 of")
+    (job,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert done.returncode == 1
+    assert (job["state"], job["parts"]["failed"]) == ("partial", 1)
+    assert job["error"]["code"] == "worker_lost"
+    assert "it was killed by SIGKILL" in job["error"]["message"]
+    assert time.monotonic() - began < 3 * 30
+    assert shell.run("doctor", "--ledger").returncode == 0
 
 
 def test_killing_run_leaves_no_process_behind_and_the_next_run_does_the_work(shell: Shell, document: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from domain.params import ChatTurn
 from mplug_owl.testing import tiny_checkpoint
 from nightowl import Ask, Caption, Client, Copywrite, Ocr, Summarize
 from tests.stack.conftest import Site, eventually
@@ -18,14 +19,18 @@ from tests.stack.conftest import Site, eventually
 pytestmark = pytest.mark.stack
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+CONVERSATION = (
+    ChatTurn(role="user", text="What is it?"),
+    ChatTurn(role="assistant", text="A poster."),
+    ChatTurn(role="user", text="Of what?"),
+)
 JOBS: tuple[tuple[Any, str], ...] = (
     (Ocr(mode="image", pages="1"), "report.pdf"),
     (Summarize(length="short", language="French"), "report.pdf"),
     (Copywrite(channel="social", max_words=20, variants=2), "poster.png"),
     (Caption(), "clip.mp4"),
-    (Ask(turns=[{"role": "user", "text": "What is it?"}, {"role": "assistant", "text": "A poster."},
-                {"role": "user", "text": "Of what?"}]), "poster.png"),
-)  # fmt: skip
+    (Ask(turns=CONVERSATION), "poster.png"),
+)
 
 
 @pytest.fixture

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from domain.errors import Code, Failure
 from domain.jobs import Job, JobSpec, Part, Result
 from domain.params import Ocr, Params
 from domain.states import JobState
-from storage import attempts, jobs, parts, sweeping
+from storage import attempts, invariants, jobs, parts, sweeping
 from storage.attempts import Claimant
 
 if TYPE_CHECKING:
+    from storage.invariants import Violation
     from storage.jobs import JobClaim
     from storage.parts import SliceClaim
     from storage.session import Database
@@ -39,18 +41,20 @@ class Ledger:
     def claimant(self) -> Claimant:
         return Claimant(worker=self.worker, now=self.now, lease=LEASE)
 
-    def submit(self, *, key: str | None = None, source: str = "/a.pdf", params: Params | None = None) -> Job:
+    def submit(
+        self, *, key: str | None = None, source: str = "/a.pdf", params: Params | None = None, id: str | None = None
+    ) -> Job:
         spec = JobSpec(kind=(params or Ocr()).kind, params=params or Ocr(), source=source, key=key)
         with self.database.write() as session:
-            return jobs.submit(session, spec, now=self.now)[0]
+            return jobs.submit(session, spec, now=self.now, job_id=id)[0]
 
-    def plan_claim(self, job_id: str) -> JobClaim | None:
+    def plan_claim(self, job_id: str, *, alone: bool = False) -> JobClaim | None:
         with self.database.write() as session:
-            return jobs.claim_plan(session, job_id, self.claimant)
+            return jobs.claim_plan(session, job_id, self.claimant, max_attempts=self.max_attempts, alone=alone)
 
-    def planned(self, *, pages: int = 4, slice_parts: int = 8) -> str:
+    def planned(self, *, pages: int = 4, slice_parts: int = 8, id: str | None = None) -> str:
         """A running job with that many pages."""
-        job = self.submit()
+        job = self.submit(id=id)
         claim = self.plan_claim(job.id)
         assert claim is not None
         self.write_plan(claim, pages=pages, slice_parts=slice_parts)
@@ -84,13 +88,36 @@ class Ledger:
         self.begin(claim, number)
         return self.succeed(claim, number, text)
 
-    def finish_claim(self, job_id: str) -> JobClaim | None:
+    def fail(self, claim: SliceClaim, number: int) -> bool:
+        """Begin a part, and fail it for good."""
+        self.begin(claim, number)
+        failure = Failure(code=Code.PAGE_DAMAGED, message="torn")
         with self.database.write() as session:
-            return jobs.claim_finish(session, job_id, self.claimant, engine="fake", model="m")
+            return parts.fail(session, claim, number, failure, now=self.now)
 
-    def close(self, claim: JobClaim, text: str = "all") -> None:
+    def finish_claim(self, job_id: str, *, alone: bool = False) -> JobClaim | None:
         with self.database.write() as session:
-            jobs.close(session, claim, state=JobState.SUCCEEDED, result=Result(text=text), now=self.now)
+            return jobs.claim_finish(
+                session, job_id, self.claimant, max_attempts=self.max_attempts, engine="fake", model="m", alone=alone
+            )
+
+    def close(self, claim: JobClaim, text: str = "all", *, error: Failure | None = None) -> None:
+        """End a job as succeeded, or as partial where there is an error."""
+        state = JobState.PARTIAL if error else JobState.SUCCEEDED
+        with self.database.write() as session:
+            jobs.close(session, claim, state=state, result=Result(text=text), error=error, now=self.now)
+
+    def cancel(self, job_id: str) -> bool:
+        with self.database.write() as session:
+            return jobs.cancel(session, job_id, now=self.now)
+
+    def retry(self, job_id: str) -> Job:
+        with self.database.write() as session:
+            return jobs.retry(session, job_id)
+
+    def check(self) -> list[Violation]:
+        with self.database.read() as session:
+            return invariants.check(session, max_attempts=self.max_attempts)
 
     def bury_dead(self) -> int:
         """One sweep's burying. Returns how many attempts were buried."""

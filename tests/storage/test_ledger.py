@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text, update
 
-from domain.errors import Code, ConflictError, Failure, LostError
+from domain.errors import Code, ConflictError, LostError
 from domain.params import Ocr, Summarize
 from domain.states import JobState, PartState
 from storage import attempts, due, jobs, parts, sweeping, tables
@@ -200,8 +200,8 @@ def test_the_third_death_of_a_part_fails_it_and_its_neighbours_are_not_charged(l
 
 def test_a_job_whose_planner_dies_three_times_fails_visibly(ledger: Ledger) -> None:
     job = ledger.submit()
-    for _ in range(3):
-        assert ledger.plan_claim(job.id) is not None
+    for alone in (False, False, True):
+        assert ledger.plan_claim(job.id, alone=alone) is not None
         ledger.pass_time(31)
         ledger.bury_dead()
     ended = ledger.job(job.id)
@@ -284,23 +284,16 @@ def test_a_job_that_is_over_is_not_cancelled(ledger: Ledger) -> None:
         assert not jobs.cancel(session, job.id, now=ledger.now)
 
 
-def fail_part(ledger: Ledger, claim: parts.SliceClaim, number: int) -> None:
-    ledger.begin(claim, number)
-    with ledger.database.write() as session:
-        parts.fail(session, claim, number, Failure(code=Code.PAGE_DAMAGED, message="torn"), now=ledger.now)
-
-
 def test_retry_opens_failed_parts_and_keeps_the_good_ones(ledger: Ledger) -> None:
     job_id = ledger.planned(pages=2)
     claim = ledger.must_claim(job_id)
     ledger.do(claim, 1)
-    fail_part(ledger, claim, 2)
+    ledger.fail(claim, 2)
     finish = ledger.finish_claim(job_id)
     assert finish is not None
     with ledger.database.write() as session:
         jobs.close(session, finish, state=JobState.PARTIAL, now=ledger.now)
-    with ledger.database.write() as session:
-        assert jobs.retry(session, job_id).state is JobState.RUNNING
+    assert ledger.retry(job_id).state is JobState.RUNNING
     assert [part.number for part in ledger.must_claim(job_id).parts] == [2]
     assert ledger.parts(job_id)[0].text == "text"
 

@@ -2,12 +2,15 @@
 
 Its model string may hold comma-separated switches: `delay=0.05` (seconds per request), `fail=every:7` (each seventh
 request raises EngineError), `hang` (requests end only by cancel, deadline or close), `text=...` (what every request
-answers; a comma ends it). Unknown switches raise SetupError.
+answers; a comma ends it), `die=...` (kill -9 of this process, after the delay, by a request in which these words occur,
+or a picture's size and mean colour: "160x120 #0a0a0a"; a comma ends it). Unknown switches raise SetupError.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +38,7 @@ class Switches:
     fail_every: int = 0
     hang: bool = False
     text: str | None = None
+    die: str | None = None
 
 
 class FakeEngine:
@@ -74,6 +78,8 @@ class FakeEngine:
         interrupted = self._wait(request)
         if interrupted is not None:
             return Completion(text="", finish_reason=interrupted, prompt_tokens=prompt_tokens)
+        if self._switches.die is not None and self._switches.die in "\n".join(_parts(request)):
+            os.kill(os.getpid(), signal.SIGKILL)
         text, reason = _clipped(self._answer(request), request)
         lines = tuple(_line(image) for image in request.images) if request.purpose is Purpose.READ else ()
         new_tokens = self.count_tokens(text)
@@ -128,13 +134,16 @@ def _with(switches: Switches, item: str) -> Switches:
                 return replace(switches, hang=True)
             case "text":
                 return replace(switches, text=value)
+            case "die" if value:
+                return replace(switches, die=value)
     except ValueError as error:
         raise SetupError(_unknown(item)) from error
     raise SetupError(_unknown(item))
 
 
 def _unknown(item: str) -> str:
-    return f"the fake engine does not understand {item!r}: it knows delay=SECONDS, fail=every:N, hang and text=ANSWER"
+    known = "delay=SECONDS, fail=every:N, hang, text=ANSWER and die=WORDS"
+    return f"the fake engine does not understand {item!r}: it knows {known}"
 
 
 def _failed(error: EngineError) -> Future[Completion]:

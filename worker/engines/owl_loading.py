@@ -57,7 +57,7 @@ def load(config: EngineConfig) -> Loaded:
     try:
         with no_progress_bars():
             model, processor = _load(config.model, dtype=_dtype(config.dtype, device), adapter=config.adapter)
-        model = model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` for quantized models
+        model = model.to(device).eval()
     except ImportError as error:
         raise SetupError(f"{config.model} needs a package that is missing: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: also a GPU without the memory for the weights

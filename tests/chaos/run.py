@@ -1,0 +1,258 @@
+"""One run: submit jobs while faults happen, let them stop, wait until everything is over, judge."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+
+from nightowl import Client
+from nightowl.doorbell import Doorbell
+from storage import invariants, tables
+from storage.artifacts import ArtifactStore
+from storage.jobs import OPEN
+from tests.chaos import cases
+from tests.chaos.seams import STRUCK
+from tests.chaos.site import MAX_ATTEMPTS
+from tests.chaos.verdict import Accepted, Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from domain.jobs import Job
+    from tests.chaos.cases import Case
+    from tests.chaos.faults import Fault
+    from tests.chaos.oracle import Expected, Oracle
+    from tests.chaos.schedule import Schedule
+    from tests.chaos.site import Death, Site
+
+BOUND_SECONDS = 60.0
+"""After the last fault, everything must be over within this time."""
+ACCEPT_SECONDS = 30.0
+"""For one job to be accepted, while the database goes and comes."""
+LOOK_SECONDS = 1.0
+"""Between two looks at the invariants while faults happen."""
+TEND_SECONDS = 0.05
+KILL_SECONDS = 5.0
+"""For a worker to come to the point where it is to kill itself, when the time of the faults is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The cases of all runs, each with what it must give back; `wild` are those of the faults, by their harm."""
+
+    cases: tuple[tuple[Case, Expected], ...]
+    wild: dict[str, tuple[Case, Expected]]
+
+
+def make_pool(folder: Path, oracle: Oracle, count: int) -> Pool:
+    made = cases.make(folder, count)
+    wild = {how: cases.make_wild(folder, how) for how in cases.HARM}
+    return Pool(
+        cases=tuple((case, oracle.expect(case)) for case in made),
+        wild={how: (case, oracle.expect(case)) for how, case in wild.items()},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """`deaths` are those of the run's workers, `starts` how many were started, `calm_seconds` the time from the last
+    fault to the last end of a job."""
+
+    schedule: Schedule
+    verdict: Verdict
+    deaths: tuple[Death, ...]
+    starts: int
+    seconds: float
+    calm_seconds: float
+    marks: frozenset[str] = frozenset()
+
+    def struck(self, fault: Fault) -> bool:
+        """Whether a fault did its harm. One that comes with a switch may find nobody who passes it in time."""
+        return fault.sign is None or f"{STRUCK}{fault.sign}" in self.marks
+
+    @property
+    def broken(self) -> list[str]:
+        unknown = [f"worker {death.worker} died: {death.why}" for death in self.deaths if not death.is_known]
+        return [*self.verdict.broken, *unknown]
+
+
+def run(site: Site, schedule: Schedule, pool: Pool) -> Report:
+    """One run on a site that is there. Raises TimeoutError where a job is not accepted in time, or nothing starts."""
+    began = time.monotonic()
+    site.do(lambda: site.ready(schedule.settings))
+    deaths, starts = len(site.deaths), site.starts
+    with Client(site.client_settings()) as client, _Faults(site, schedule) as faults:
+        submitting = _Submitting(site, client, schedule, pool)
+        submitting.run()
+        faults.wait()
+        calm = time.monotonic()
+        submitting.wait_for_the_end()
+        over = time.monotonic()
+        store = ArtifactStore(client.settings.artifacts)
+    verdict = judge(
+        site.database,
+        store,
+        submitting.accepted,
+        site.deaths[deaths:],
+        site.lives(),
+        max_attempts=int(schedule.settings.get("NIGHTOWL_MAX_ATTEMPTS", MAX_ATTEMPTS)),
+    )
+    return Report(
+        schedule=schedule,
+        verdict=replace(verdict, wrong=(*submitting.wrong(), *verdict.wrong)),
+        deaths=tuple(site.deaths[deaths:]),
+        starts=site.starts - starts,
+        seconds=over - began,
+        calm_seconds=over - calm,
+        marks=frozenset(site.switches.reached()),
+    )
+
+
+class _Faults:
+    """Does the acts of a schedule at their times, and replaces workers that died, in the thread of the processes."""
+
+    def __init__(self, site: Site, schedule: Schedule) -> None:
+        self._site, self._schedule = site, schedule
+        self._over, self._stop = threading.Event(), threading.Event()
+        self._done: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._done = self._site.start(self._run)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        assert self._done is not None
+        self._done.result()
+
+    def wait(self) -> None:
+        """Until the last act is done and nothing is wrong any more."""
+        assert self._done is not None
+        while not self._over.wait(TEND_SECONDS):
+            if self._done.done():
+                self._done.result()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        for act in self._schedule.acts:
+            self._tend_until(began + act.at)
+            self._site.switches.note("act", says=act.says)
+            act.does(self._site)
+        self._tend_until(began + self._schedule.seconds)
+        self._tend_until(began + self._schedule.seconds + KILL_SECONDS, unless=self._all_struck)
+        self._site.calm()
+        self._over.set()
+        while not self._stop.is_set():
+            self._tend()
+
+    def _tend_until(self, moment: float, unless: Callable[[], bool] = lambda: False) -> None:
+        while time.monotonic() < moment and not unless():
+            self._tend()
+
+    def _all_struck(self) -> bool:
+        marks = self._site.switches.reached()
+        signs = [fault.sign for fault in self._schedule.faults if fault.sign]
+        return all(f"{STRUCK}{sign}" in marks for sign in signs if sign.startswith("kill-"))
+
+    def _tend(self) -> None:
+        self._site.tend()
+        time.sleep(TEND_SECONDS)
+
+
+class _Submitting:
+    """The client's side: submits and cancels at their times, and looks at the invariants now and then."""
+
+    def __init__(self, site: Site, client: Client, schedule: Schedule, pool: Pool) -> None:
+        self._site, self._client, self._schedule = site, client, schedule
+        self._doorbell = Doorbell(client.settings)
+        self._cases = [pool.cases[which] for _, which in schedule.submits]
+        self._moments = [moment for moment, _ in schedule.submits]
+        for fault in schedule.faults:
+            if fault.wild:
+                self._cases.insert(0, pool.wild[fault.wild])
+                self._moments.insert(0, 0.0)
+        self._accepted: dict[int, Accepted] = {}
+        self._seen: dict[str, None] = {}
+        self._looked = time.monotonic()
+
+    @property
+    def accepted(self) -> list[Accepted]:
+        return list(self._accepted.values())
+
+    def run(self) -> None:
+        todo = [(moment, number, self._submit) for number, moment in enumerate(self._moments)]
+        todo += [(moment, number, self._cancel) for moment, number in self._schedule.cancels]
+        began = time.monotonic()
+        for moment, number, act in sorted(todo, key=lambda item: item[0]):
+            while (pause := moment - (time.monotonic() - began)) > 0:
+                self._look()
+                time.sleep(min(pause, TEND_SECONDS))
+            act(number)
+
+    def wait_for_the_end(self) -> None:
+        limit = time.monotonic() + BOUND_SECONDS
+        while self._count(tables.Job.state.in_(OPEN)) and time.monotonic() < limit:
+            self._look()
+            time.sleep(TEND_SECONDS)
+
+    def wrong(self) -> list[str]:
+        """What was seen on the way, and jobs that are there without having been accepted."""
+        extra = self._count(tables.Job.key.startswith(f"{self._schedule.seed}-")) - len(self._accepted)
+        return [*self._seen, *([f"{extra} jobs are there that nobody was told of"] if extra else [])]
+
+    def _submit(self, number: int) -> None:
+        """With a key, again and again until it is known to be accepted, as an application should."""
+        case, expected = self._cases[number]
+        source = case.source.read_bytes() if case.source and case.upload else case.source
+        job = self._insist(
+            lambda: self._client.submit(
+                case.params, source, name=case.name, key=f"{self._schedule.seed}-{number}", priority=number % 7 == 0
+            )
+        )
+        self._accepted[number] = Accepted(job_id=job.id, name=case.name, expected=expected)
+        if self._site.switches.get("thrice"):
+            for _ in range(2):
+                self._doorbell.ring(job.id, priority=0)
+
+    def _cancel(self, number: int) -> None:
+        """One that was not submitted yet is not cancelled."""
+        if accepted := self._accepted.get(number):
+            self._insist(lambda: self._client.cancel(accepted.job_id))
+            self._accepted[number] = replace(accepted, cancelled=True)
+
+    def _insist(self, ask: Callable[[], Job]) -> Job:
+        limit = time.monotonic() + ACCEPT_SECONDS
+        while True:
+            try:
+                return ask()
+            except DBAPIError as error:
+                if time.monotonic() > limit:
+                    raise TimeoutError(f"the ledger could not be written for {ACCEPT_SECONDS} s") from error
+                time.sleep(TEND_SECONDS)
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        try:
+            with self._site.database.read() as session:
+                most = int(self._schedule.settings.get("NIGHTOWL_MAX_ATTEMPTS", MAX_ATTEMPTS))
+                for one in invariants.check(session, max_attempts=most):
+                    self._seen[f"on the way: {one.name}: job {one.job_id}, part {one.part}: {one.detail}"] = None
+        except DBAPIError:
+            self._site.switches.note("no look")  # the database is away
+        self._looked = time.monotonic()
+
+    def _count(self, which: object) -> int:
+        query = select(func.count()).select_from(tables.Job).where(which)  # type: ignore[arg-type]
+        try:
+            with self._site.database.read() as session:
+                return session.scalar(query) or 0
+        except DBAPIError:
+            return -1

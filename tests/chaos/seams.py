@@ -1,0 +1,311 @@
+"""The seams at which the worker of the runs differs from the real one. Nothing in the product knows of them.
+
+`install` wraps real functions where they are looked up; one that is not there any more is an error, and test_seams.py
+shows that each was passed. All of them do nothing while their switch is off.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import socket
+import sqlite3
+import threading
+from collections import Counter
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import tzinfo
+
+    from sqlalchemy import Connection
+
+    from storage.session import Database
+    from tests.chaos.switches import Switches
+
+RETRY_SECONDS = 0.25
+"""The first pause before failed work is tried again. As the leases, short: the product waits 2 s."""
+
+STRUCK = "struck-"
+"""Before the sign of a fault, in the marks of what was reached."""
+
+SHORT_VISIBILITY = "CHAOS_SHORT_VISIBILITY"
+"""Environment: messages are acknowledged when their work is done, and come again after a second without that."""
+
+
+class Point(StrEnum):
+    """Where a worker can be told to kill itself, in the order in which a job passes them."""
+
+    FETCHED = "fetched"  # a message was taken from Redis; nothing was done for it
+    CLAIMED = "claimed"  # a claim was committed; its work has not begun
+    PLANNED = "planned"  # the parts were committed; nobody was rung for them
+    READING = "reading"  # a reader child is at a page
+    GENERATING = "generating"  # the engine has the request
+    STORED = "stored"  # a part's result was committed
+    FINISHING = "finishing"  # the parts are over; nobody has claimed the end of the job
+    MERGED = "merged"  # the files of the result are stored; their rows are not committed
+    ENDED = "ended"  # the end of the job was committed; the message is not acknowledged
+
+
+def worker_name(pid: int | None = None) -> str:
+    """What attempts call the worker (tasks/celery.py)."""
+    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
+
+
+class Chaos:
+    """The switches of this worker, and what happens when it passes a point."""
+
+    def __init__(self, switches: Switches) -> None:
+        self.switches = switches
+        self._lock = threading.Lock()
+        self._passed: Counter[tuple[str, str]] = Counter()
+        self._marked: set[str] = set()
+
+    def passed(self, point: Point, *, pid: int | None = None) -> None:
+        """Kill the process here, if it is told to; `pid` where the worker is another process than this one."""
+        self.mark(point)
+        name = f"kill-{point}"
+        order = self.switches.get(name)
+        if order is None:
+            return
+        with self._lock:
+            self._passed[name, order["id"]] += 1
+            due = self._passed[name, order["id"]] >= order["nth"]
+        if due and self.switches.turn_off(name):
+            self.struck(name)
+            self.die(f"at point {point}", pid=pid)
+
+    def die(self, why: str, *, pid: int | None = None, with_signal: signal.Signals = signal.SIGKILL) -> None:
+        target = os.getpid() if pid is None else pid
+        self.switches.note("died", worker=worker_name(target), why=why)
+        os.kill(target, with_signal)
+
+    def struck(self, sign: str) -> None:
+        """A switch did its harm."""
+        self.switches.mark_reached(f"{STRUCK}{sign}")
+
+    def mark(self, name: str) -> None:
+        """For the tests: this seam was passed, at least once."""
+        if name not in self._marked:
+            self._marked.add(name)
+            self.switches.mark_reached(name)
+
+
+def install(chaos: Chaos) -> None:
+    """Wrap everything. Call it before the worker's main function."""
+    _kill_points(chaos)
+    _clock(chaos)
+    _bell(chaos)
+    _sweepers(chaos)
+    _disk(chaos)
+    _databases(chaos)
+    _hurry()
+    if os.environ.get(SHORT_VISIBILITY):
+        _short_visibility()
+
+
+def wrap(module: str, path: str, around: Callable[[Any], Any]) -> None:
+    """Replace `module:path` (a name, or Class.method) by what `around` makes of it. Raises AttributeError."""
+    owner: Any = importlib.import_module(module)
+    *steps, name = path.split(".")
+    for step in steps:
+        owner = getattr(owner, step)
+    setattr(owner, name, around(getattr(owner, name)))
+
+
+def _before(act: Callable[[], None]) -> Callable[[Any], Any]:
+    def around(real: Any) -> Any:
+        @wraps(real)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            act()
+            return real(*args, **kwargs)
+
+        return wrapped
+
+    return around
+
+
+def _after(act: Callable[[], None]) -> Callable[[Any], Any]:
+    def around(real: Any) -> Any:
+        @wraps(real)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = real(*args, **kwargs)
+            act()
+            return result
+
+        return wrapped
+
+    return around
+
+
+def _kill_points(chaos: Chaos) -> None:
+    """READING is passed in tests/chaos/reader.py, GENERATING in tests/chaos/engine.py."""
+    from celery import signals
+
+    def at(point: Point) -> Callable[[], None]:
+        return lambda: chaos.passed(point)
+
+    signals.worker_ready.connect(lambda **_: chaos.switches.note("up", worker=worker_name()), weak=False)
+    signals.task_received.connect(lambda request, **_: _received(chaos, request), weak=False)
+    wrap("tasks.heartbeat", "Heartbeat.watch", _before(at(Point.CLAIMED)))
+    wrap("tasks.plan", "ring_due", _before(at(Point.PLANNED)))
+    wrap("tasks.run", "SliceRun._succeed", _after(at(Point.STORED)))
+    wrap("tasks.celery", "finish_job", _before(at(Point.FINISHING)))
+    wrap("storage.jobs", "close", _before(at(Point.MERGED)))
+    wrap("tasks.celery", "finish_job", _after(at(Point.ENDED)))
+    from tests.chaos import reader
+
+    for name in ("probe", "page"):
+        wrap("worker.readers.child", name, lambda real: getattr(reader, real.__name__))
+
+
+def _received(chaos: Chaos, request: Any) -> None:
+    if request.delivery_info.get("redelivered"):
+        chaos.struck("redelivered")
+    chaos.passed(Point.FETCHED)
+
+
+def _clock(chaos: Chaos) -> None:
+    """Switch `clock`: {"hours": h}. Leases, retry times and the sweep's hold are all taken from this one clock."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            chaos.mark("clock")
+            switch = chaos.switches.get("clock")
+            if switch is None:
+                return datetime.now(tz)
+            chaos.struck("clock")
+            return datetime.now(tz) + timedelta(hours=switch["hours"])
+
+    wrap("tasks.context", "datetime", lambda _: Wrong)
+
+
+def _bell(chaos: Chaos) -> None:
+    """Switch `thrice`: every message is sent three times."""
+
+    def around(real: Any) -> Any:
+        def send(*args: Any, **kwargs: Any) -> None:
+            chaos.mark("bell")
+            real(*args, **kwargs)
+            if chaos.switches.get("thrice"):
+                chaos.struck("thrice")
+                real(*args, **kwargs)
+                real(*args, **kwargs)
+
+        return send
+
+    wrap("tasks.celery", "send", around)
+
+
+def _sweepers(chaos: Chaos) -> None:
+    """Switch `all-sweep`: every worker believes that it is the one that sweeps."""
+
+    def around(real: Any) -> Any:
+        def hold(*args: Any, **kwargs: Any) -> bool:
+            chaos.mark("sweepers")
+            if real(*args, **kwargs):
+                return True
+            if chaos.switches.get("all-sweep") is None:
+                return False
+            chaos.struck("all-sweep")
+            return True
+
+        return hold
+
+    wrap("storage.sweeping", "hold", around)
+
+
+def _disk(chaos: Chaos) -> None:
+    """Switch `disk-full`: a stored file takes half of what is written to it, and then there is no space left."""
+
+    def around(real: Any) -> Any:
+        def write(self: Any, content: bytes) -> Any:
+            chaos.mark("disk")
+            if chaos.switches.get("disk-full"):
+                chaos.struck("disk-full")
+                real(self, content[: len(content) // 2])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(self, content)
+
+        return write
+
+    wrap("fsspec.implementations.local", "LocalFileOpener.write", around)
+
+
+def _databases(chaos: Chaos) -> None:
+    def around(real: Any) -> Any:
+        @wraps(real)
+        def init(self: Database, url: str) -> None:
+            real(self, url)
+            _lie_about_commits(chaos, self)
+            if self.dialect == "sqlite":
+                _bound_sqlite(chaos, self)
+
+        return init
+
+    wrap("storage.session", "Database.__init__", around)
+
+
+def _lie_about_commits(chaos: Chaos, database: Database) -> None:
+    """Switch `commits-lie`: {"every": n}. Each n-th commit is done, and an error is returned."""
+    dialect = database.engine.dialect
+    real, numbers = dialect.do_commit, Counter[str]()
+
+    def do_commit(connection: Any) -> None:
+        chaos.mark("commits")
+        real(connection)
+        switch = chaos.switches.get("commits-lie")
+        if switch is None:
+            return
+        numbers["commits"] += 1
+        if numbers["commits"] % switch["every"] == 0:
+            chaos.struck("commits-lie")
+            raise _lost_connection(dialect.name)
+
+    dialect.do_commit = do_commit  # type: ignore[method-assign, assignment]
+
+
+def _lost_connection(dialect: str) -> Exception:
+    if dialect == "sqlite":
+        return sqlite3.OperationalError("disk I/O error")
+    import psycopg
+
+    return psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+def _bound_sqlite(chaos: Chaos, database: Database) -> None:
+    """Switch `disk-full`: the database file may not grow (SQLite: "database or disk is full")."""
+    from sqlalchemy import event
+
+    def bound(connection: Connection) -> None:
+        chaos.mark("sqlite")
+        most = 1 if chaos.switches.get("disk-full") else 2**31  # 1: as many pages as it has now
+        connection.exec_driver_sql(f"PRAGMA max_page_count={most}").close()
+
+    event.listen(database.engine, "begin", bound, insert=True)
+
+
+def _hurry() -> None:
+    from domain.retry import RetryPolicy
+
+    wrap("tasks.context", "RetryPolicy", lambda _: lambda **kwargs: RetryPolicy(base_seconds=RETRY_SECONDS, **kwargs))
+
+
+def _short_visibility() -> None:
+    def around(real: Any) -> Any:
+        def options(settings: Any) -> dict[str, Any]:
+            found = real(settings)
+            transport = {**found["broker_transport_options"], "visibility_timeout": 1}
+            # kombu looks every `interval` messages or, times the throttle, seconds; its own timer goes each 10 s.
+            transport |= {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+            return {**found, "task_acks_late": True, "broker_transport_options": transport}
+
+        return options
+
+    wrap("worker.app", "celery_options", around)
