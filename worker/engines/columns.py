@@ -158,8 +158,8 @@ def _inked(ink: Mask, box: Box) -> Box | None:
 
 
 def _region(page: Lettering, box: Box) -> Region:
-    unit = page.words.typical(*box) or page.x_height or 0.0
     print_, ink = box.of(page.print_), box.of(page.ink)
+    unit = page.words.typical(*box) or _large(print_, page.x_height or 0.0)
     lines = find_lines(print_, unit=unit)
     rest = ink.max(axis=1)
     for top, bottom in lines:
@@ -174,6 +174,12 @@ def _region(page: Lettering, box: Box) -> Region:
         ink=ink.max(axis=0) > 0,
         space=_space(bands, unit=unit),
     )
+
+
+def _large(print_: Mask, x_height: float) -> float:
+    """The x-height of letters too large to be taken for words of this page."""
+    heights = [bottom - top for top, bottom in find_lines(print_, unit=x_height)]
+    return max(x_height, float(np.median(heights)) / LINE_HEIGHT) if x_height and heights else x_height
 
 
 def _band(print_: Mask, ink: Mask, top: int) -> Band:
@@ -245,7 +251,8 @@ def _gutter(page: Lettering, box: Box) -> Box | None:
         gutter = _in_pixels(page, box, found, cell=cell)
         fills = [_fill(side, unit=unit) for side in _sides(marks, found)]
         if all(fills) and not _is_ruled(page, gutter) and (min(fills) >= MIN_FILL or _is_apart(page, box, gutter)):
-            return gutter._replace(top=gutter.top + _title(page, box, gutter))
+            below = gutter._replace(top=gutter.top + _title(page, box, gutter))
+            return below if below.height >= MIN_GUTTER_HEIGHT * x_height else None
         if len(tried) == TRIES:
             break
     return None

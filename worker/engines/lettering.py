@@ -126,7 +126,7 @@ def survey(image: RGB) -> Lettering:
     unit = x_height or 0.0
     kept = _without_dust(bold, unit=unit)
     ink = kept[bold.labels] | _faint(_spots(contrast > noise), unit=unit)
-    print_ = (kept & ~_is_passable(bold, unit=unit))[bold.labels]
+    print_ = (kept & bold.is_ink & ~_is_passable(bold, unit=unit))[bold.labels]
     return Lettering(scale=scale, ink=ink.view(np.uint8), print_=print_.view(np.uint8), words=words, x_height=x_height)
 
 
@@ -207,12 +207,14 @@ def _spots(mask: Flags) -> _Spots:
 
 
 def _without_dust(spots: _Spots, *, unit: float) -> Flags:
-    """(spot,): those that are not both small and far from all larger ones. A full stop stands near its letters."""
+    """(spot,): those that are not both small and far from all larger ones: a full stop stands near its letters."""
     large = spots.is_ink & (np.maximum(spots.width, spots.height) >= DUST * unit)
     cell = max(1, round(unit / 2))
     reach = 2 * round(FAR * unit / cell) + 1
     near = cv2.dilate(pooled(large[spots.labels].view(np.uint8), cell=cell), np.ones((reach, reach), np.uint8))
-    return spots.is_ink & (near[spots.top // cell, spots.left // cell] > 0)
+    kept = near[spots.top // cell, spots.left // cell] > 0
+    kept[0] = False
+    return cast("Flags", kept)
 
 
 def _faint(spots: _Spots, *, unit: float) -> Flags:
