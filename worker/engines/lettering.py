@@ -214,7 +214,7 @@ def _without_dust(spots: _Spots, *, unit: float) -> Flags:
     near = cv2.dilate(pooled(large[spots.labels].view(np.uint8), cell=cell), np.ones((reach, reach), np.uint8))
     kept = near[spots.top // cell, spots.left // cell] > 0
     kept[0] = False
-    return cast("Flags", kept)
+    return kept
 
 
 def _faint(spots: _Spots, *, unit: float) -> Flags:
