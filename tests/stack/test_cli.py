@@ -126,7 +126,7 @@ def test_settings_that_are_wrong_are_named(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "says"), [("nobody:makes", "nobody"), ("json:loads", "must be str"), ("mplug-owl", "later")]
+    ("engine", "says"), [("nobody:makes", "nobody"), ("json:loads", "must be str"), ("mplug-owl", "hub id")]
 )
 def test_an_engine_that_cannot_be_made_is_told(shell: Shell, document: Path, engine: str, says: str) -> None:
     done = shell.run("run", "ocr", str(document), "--engine", engine)
