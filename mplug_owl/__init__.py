@@ -9,7 +9,7 @@
     print(processor.batch_decode(tokens, skip_special_tokens=True))
 
 Importing it registers the classes with AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText,
-AutoProcessor and AutoImageProcessor.
+AutoModelForMultimodalLM, AutoProcessor and AutoImageProcessor.
 """
 
 from transformers import (
@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoProcessor,
 )
 
@@ -46,5 +47,5 @@ __all__ = [
 AutoConfig.register(MplugOwlConfig.model_type, MplugOwlConfig)
 AutoProcessor.register(MplugOwlConfig, MplugOwlProcessor)  # type: ignore[no-untyped-call]
 AutoImageProcessor.register(MplugOwlConfig, image_processor_classes={"pil": MplugOwlImageProcessor})
-for _auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+for _auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     _auto.register(MplugOwlConfig, MplugOwlForConditionalGeneration)

@@ -6,7 +6,7 @@ import io
 import json
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from transformers import initialization
@@ -41,7 +41,11 @@ def tiny_checkpoint(
     `sizes` are those of `tiny_config`; `safe` makes it safetensors. No weight is zero, and they are wide enough that
     the most likely answers differ from prompt to prompt. Neither our keys of `config.json` nor those that transformers
     added since are written: a reader has to do without. The tokenizer encodes any text.
+
+    Raises ValueError for a variant or a language that does not exist.
     """
+    _check("variant", variant, get_args(Variant))
+    _check("language", language, get_args(Language))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = _write_llama_tokenizer(folder) if language == "llama" else _write_bloom_tokenizer(folder)
@@ -187,6 +191,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def _config(
     variant: Variant, *, vision: dict[str, Any], abstractor: dict[str, Any], text: dict[str, Any], num_query_tokens: int
 ) -> MplugOwlConfig:
+    _check("variant", variant, get_args(Variant))
     width = vision.get("hidden_size", 1024)
     return MplugOwlConfig(
         vision_config=vision,
@@ -197,9 +202,15 @@ def _config(
     )
 
 
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; there are {', '.join(known)}")
+
+
 def _text_config(
     language: Language, *, width: int, intermediate: int, layers: int, heads: int, vocabulary: int, context: int
 ) -> dict[str, Any]:
+    _check("language", language, get_args(Language))
     ids = {f"{name}_token_id": number for name, number in _SPECIAL[language].items() if name != "unk"}
     if language == "bloom":
         sizes = {"hidden_size": width, "n_layer": layers, "n_head": heads, "vocab_size": vocabulary}

@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoProcessor,
 )
 
@@ -36,7 +37,9 @@ def test_the_configuration_by_its_type(tiny: Callable[..., Path]) -> None:
     assert isinstance(AutoConfig.for_model("mplug-owl"), MplugOwlConfig)
 
 
-@pytest.mark.parametrize("auto", [AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText])
+@pytest.mark.parametrize(
+    "auto", [AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM]
+)
 @pytest.mark.parametrize(("variant", "language"), KINDS)
 def test_the_model_by_its_folder(tiny: Callable[..., Path], auto: Any, variant: str, language: str) -> None:
     model = auto.from_pretrained(tiny(variant, language), dtype=torch.bfloat16)

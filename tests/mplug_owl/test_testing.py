@@ -130,3 +130,10 @@ def test_a_smaller_language_model_under_the_published_vision_side() -> None:
     vision, text = config.vision_config, config.text_config
     assert (vision.num_hidden_layers, config.visual_abstractor_config.feed_forward_size) == (24, 2816)
     assert (text.num_hidden_layers, text.num_attention_heads, text.intermediate_size) == (4, 16, 5504)
+
+
+@pytest.mark.parametrize("wrong", [{"variant": "bloom"}, {"language": "video"}])
+def test_an_unknown_variant_or_language_is_named(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is '{next(iter(wrong.values()))}'; there are"):
+        tiny_checkpoint(tmp_path, **wrong)
+    assert not list(tmp_path.iterdir())
