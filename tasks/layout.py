@@ -1,16 +1,17 @@
-"""From lines with boxes to text that people read: order, paragraphs, headings, bullets. Pure functions.
+"""From lines with boxes to text that people read: order, paragraphs, headings, bullets, tables. Pure functions.
 
-The order of the boxes is found in worker/engines/reading_order.py. Nothing is dropped and nothing is corrected: the
-words of the result are the words of the lines.
+The order of the boxes is found in worker/engines/reading_order.py. A text layer has an order of its own: it is kept
+where it reads as smoothly as that. Nothing is dropped and nothing is corrected: the words of the result are the words
+of the lines.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from worker.engines.reading_order import Box, reading_rows, upright
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from worker.engines.base import Line
-    from worker.readers.base import LayerLine
+    from worker.readers.base import LayerLine, LayerTable
 
 # In line heights.
 PARAGRAPH_GAP = 0.7
@@ -32,37 +33,55 @@ LARGER_SIZE = 1.15
 LARGER_HEIGHT = 1.45
 MUCH_LARGER = 1.7
 MAX_HEADING_WORDS = 16
+# The file's own order may jump so much more often than the one that is found from the boxes.
+BESIDE_GAP = 2.0
+MORE_JUMPS = 3
+FEW_JUMPS = 0.1
 
 BULLET = re.compile(r"^\s*(?:[•◦‣▪●○■□–—*·-]|\d{1,3}[.)]|[a-zA-Z][.)]|\([a-zA-Z0-9]{1,3}\))\s+(?=\S)")
 DOT = re.compile(r"^\s*[•◦‣▪●○■□·]\s*(?=\S)")
-BROKEN_WORD = re.compile(r"(?:^|[\s(\[\"'“‘])([^\W\d_]+)-$")
+SOFT_HYPHEN = "\u00ad"
+BROKEN_WORD = re.compile(rf"(?:^|[\s(\[\"'“‘])([^\W\d_]+)[-{SOFT_HYPHEN}\u2010]$")
+WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+HYPHENATED = frozenset(("all", "cross", "ex", "half", "quasi", "self", "semi", "vice", "well"))
+"""First halves after which a hyphen at the end of a line was mostly there before: "self-made", "well-known"."""
 CJK = re.compile(r"[\u2e80-\u303f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 # What Markdown would take for markup where a plain line begins.
 MARKUP = re.compile(r"^(\s*)(#{1,6}\s|>|\+\s|```|~~~|=+\s*$|\|)")
 
 
+Cells: TypeAlias = "tuple[tuple[str | None, ...], ...]"
+"""The rows of a table: "" is an empty cell, None one that a merged cell covers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLine:
-    """A piece of text and where it stands, upright. `size` is the font size in points, 0 where it is not known."""
+    """A piece of text and where it stands, upright; or a whole table, if it has cells. `size` is the font size in
+    points, 0 where it is not known; `row` numbers the line of the page that it belongs to where the order is known."""
 
     text: str
     box: Box
     size: float = 0.0
     bold: bool = False
+    row: int | None = None
+    cells: Cells = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of a page as it is read: its pieces joined."""
+    """One line of a page as it is read: its pieces joined. One with cells is a table."""
 
     text: str
     box: Box
     size: float = 0.0
     bold: bool = False
+    cells: Cells = ()
 
 
-def from_layer(lines: Iterable[LayerLine]) -> tuple[TextLine, ...]:
-    return tuple(TextLine(text=x.text, box=Box(*x.box), size=x.size, bold=x.bold) for x in lines if x.text.strip())
+def from_layer(lines: Iterable[LayerLine], tables: Sequence[LayerTable] = ()) -> tuple[TextLine, ...]:
+    """The lines and tables of a text layer, in reading order."""
+    pieces = [TextLine(text=x.text, box=Box(*x.box), size=x.size, bold=x.bold) for x in lines if x.text.strip()]
+    return _in_order(_with_tables(pieces, tables))
 
 
 def from_engine(lines: Sequence[Line]) -> tuple[TextLine, ...]:
@@ -76,7 +95,73 @@ def from_engine(lines: Sequence[Line]) -> tuple[TextLine, ...]:
 
 def rows(lines: Sequence[TextLine]) -> tuple[Row, ...]:
     """The page line by line, in reading order."""
+    if lines and all(line.row is not None for line in lines):
+        return tuple(_joined(list(pieces)) for _, pieces in groupby(lines, key=lambda line: line.row))
     return tuple(_joined([lines[i] for i in row]) for row in reading_rows([line.box for line in lines]))
+
+
+def _with_tables(pieces: Sequence[TextLine], tables: Sequence[LayerTable]) -> list[TextLine]:
+    """The pieces, and where the first of a table's stood, the table instead of all of them."""
+    kept: list[TextLine] = []
+    placed: set[int] = set()
+    for piece in pieces:
+        n = next((n for n, table in enumerate(tables) if _stands_in(piece.box, Box(*table.box))), None)
+        if n is None:
+            kept.append(piece)
+        elif n not in placed:
+            placed.add(n)
+            kept.append(TextLine(text=_cells_text(tables[n].rows), box=Box(*tables[n].box), cells=tables[n].rows))
+    return kept
+
+
+def _stands_in(box: Box, frame: Box) -> bool:
+    x = (box.left + box.right) / 2
+    return frame.left <= x < frame.right and frame.top <= box.middle < frame.bottom
+
+
+def _in_order(pieces: Sequence[TextLine]) -> tuple[TextLine, ...]:
+    """The pieces with their rows numbered: in the file's order, unless that jumps about the page more than the order of
+    the boxes does. Most files are written as they are read, and know better which box beside the text comes when."""
+    boxes = [piece.box for piece in pieces]
+    given, found = _given_rows(boxes), reading_rows(boxes)
+    allowed = _jumps(boxes, found) + MORE_JUMPS + FEW_JUMPS * len(given)
+    best = given if _jumps(boxes, given) <= allowed else found
+    return tuple(replace(pieces[i], row=n) for n, row in enumerate(best) for i in row)
+
+
+def _given_rows(boxes: Sequence[Box]) -> tuple[tuple[int, ...], ...]:
+    """The file's order: pieces that follow on each other, at one height and side by side, are one row."""
+    found: list[list[int]] = []
+    for n, box in enumerate(boxes):
+        if found and _beside(boxes[found[-1][-1]], box):
+            found[-1].append(n)
+        else:
+            found.append([n])
+    return tuple(tuple(row) for row in found)
+
+
+def _beside(before: Box, box: Box) -> bool:
+    shared = min(before.bottom, box.bottom) - max(before.top, box.top)
+    overlap = min(before.right, box.right) - max(before.left, box.left)
+    return shared > 0.5 * min(before.height, box.height) and overlap <= 0.5 * min(before.width, box.width)
+
+
+def _jumps(boxes: Sequence[Box], order: Sequence[Sequence[int]]) -> int:
+    """How often the eye leaves the column: the next piece is neither under the one before nor close beside it."""
+    return sum(not _follows(boxes[a], boxes[b]) for a, b in pairwise(i for row in order for i in row))
+
+
+def _follows(before: Box, box: Box) -> bool:
+    unit = min(before.height, box.height)
+    apart = max(box.left - before.right, before.left - box.right)
+    if _beside(before, box):
+        return apart < BESIDE_GAP * unit
+    return box.top >= before.top and apart < 0
+
+
+def _cells_text(cells: Cells) -> str:
+    """The table as text: a line for a row, tabs between cells."""
+    return "\n".join("\t".join(cell or "" for cell in row).rstrip("\t") for row in cells)
 
 
 def paragraphs(page: Sequence[Row]) -> tuple[tuple[Row, ...], ...]:
@@ -95,7 +180,9 @@ def paragraphs(page: Sequence[Row]) -> tuple[tuple[Row, ...], ...]:
 def to_text(lines: Sequence[TextLine], *, join_hyphens: bool = True) -> str:
     """Plain text: the lines of the page, a blank line between paragraphs. A word that is broken at the end of a line is
     put together at the end of that line, unless `join_hyphens` is False."""
-    return "\n\n".join("\n".join(_texts(group, join=join_hyphens)) for group in paragraphs(rows(lines)))
+    page = rows(lines)
+    words = _words(page) if join_hyphens else None
+    return "\n\n".join("\n".join(_texts(group, words=words)) for group in paragraphs(page))
 
 
 def to_markdown(lines: Sequence[TextLine]) -> str:
@@ -104,7 +191,8 @@ def to_markdown(lines: Sequence[TextLine]) -> str:
     if not page:
         return ""
     body = _body(page)
-    blocks = [_block(group, body=body) for group in paragraphs(page)]
+    words = _words(page)
+    blocks = [_block(group, body=body, words=words) for group in paragraphs(page)]
     text = blocks[0]
     for before, block in pairwise(blocks):
         text += ("\n" if _is_item(before) and _is_item(block) else "\n\n") + block
@@ -122,7 +210,8 @@ def _joined(pieces: Sequence[TextLine]) -> Row:
         max(piece.box.bottom for piece in pieces),
     )
     bold = all(piece.bold for piece in pieces)
-    return Row(text=text, box=box, size=max(piece.size for piece in pieces), bold=bold)
+    cells = next((piece.cells for piece in pieces if piece.cells), ())
+    return Row(text=text, box=box, size=max(piece.size for piece in pieces), bold=bold, cells=cells)
 
 
 def _space(before: TextLine, piece: TextLine) -> str:
@@ -143,19 +232,19 @@ class _Body:
 
 
 def _body(page: Sequence[Row]) -> _Body:
-    letters = [row for row in page for _ in range(max(1, len(row.text) // 8))]
+    letters = [row for row in page if not row.cells for _ in range(max(1, len(row.text) // 8))]
     sizes = [row.size for row in letters if row.size]
     gaps = [gap for before, row in pairwise(page) if (gap := row.box.top - before.box.bottom) > 0]
     return _Body(
         size=median(sizes) if sizes else 0.0,
-        height=median(row.box.height for row in letters) or 1.0,
+        height=(median(row.box.height for row in letters) if letters else 0.0) or 1.0,
         gap=median(gaps) if len(gaps) >= FEW_ROWS else 0.0,
     )
 
 
 def _level(row: Row, *, body: _Body) -> int:
     """1 or 2 for a heading, 0 for any other line."""
-    if len(row.text.split()) > MAX_HEADING_WORDS or not any(char.isalpha() for char in row.text):
+    if row.cells or len(row.text.split()) > MAX_HEADING_WORDS or not any(char.isalpha() for char in row.text):
         return 0
     known = bool(row.size and body.size)
     ratio = row.size / body.size if known else row.box.height / body.height
@@ -166,18 +255,21 @@ def _level(row: Row, *, body: _Body) -> int:
 
 def _begins(before: Row, row: Row, *, body: _Body) -> bool:
     """Whether a paragraph begins here: a gap, a jump to another column, a bullet, or larger or smaller type."""
+    if before.cells or row.cells:
+        return True
     gap = row.box.top - before.box.bottom
     if gap > max(PARAGRAPH_GAP * body.height, WIDER_GAP * body.gap) or row.box.bottom < before.box.top:
         return True
     return bool(BULLET.match(row.text)) or _level(row, body=body) != _level(before, body=body)
 
 
-def _texts(group: Sequence[Row], *, join: bool) -> list[str]:
+def _texts(group: Sequence[Row], *, words: frozenset[str] | None) -> list[str]:
+    """The rows of a paragraph, broken words put together; `words` are those of the page, None to leave all as it is."""
     texts = [row.text for row in group]
     for n in range(len(texts) - 1):
-        if join and _is_broken(texts[n], texts[n + 1]):
+        if words is not None and _is_broken(texts[n], texts[n + 1]):
             rest, _, texts[n + 1] = texts[n + 1].partition(" ")
-            texts[n] = texts[n][:-1] + rest
+            texts[n] = _put_together(texts[n], rest, words=words)
     return [text for text in texts if text]
 
 
@@ -186,8 +278,37 @@ def _is_broken(text: str, following: str) -> bool:
     return bool(BROKEN_WORD.search(text)) and following[:1].islower()
 
 
-def _block(group: Sequence[Row], *, body: _Body) -> str:
-    text = " ".join(_texts(group, join=True))
+def _put_together(text: str, rest: str, *, words: frozenset[str]) -> str:
+    """A broken word. Its hyphen is kept where the page writes the word with one elsewhere, or where the first half
+    hardly stands without: "well-known", "self-made"."""
+    if text.endswith(SOFT_HYPHEN):
+        return text[:-1] + rest
+    first = text.split()[-1].lstrip("([\"'“‘").lower()
+    second = rest.rstrip(".,;:!?)]}\"'”’").lower()
+    spelled, joined = f"{first}{second}", f"{first[:-1]}{second}"
+    hyphen = spelled in words or (joined not in words and first[:-1] in HYPHENATED)
+    return text + rest if hyphen else text[:-1] + rest
+
+
+def _words(page: Sequence[Row]) -> frozenset[str]:
+    """The words of the page in small letters, each with the hyphens inside it."""
+    return frozenset(word.lower() for row in page for word in WORD.findall(row.text))
+
+
+def _table(cells: Cells) -> str:
+    """A Markdown table; the first row is its head. Markdown has no merged cells: what one covers is left empty."""
+    lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
+
+
+def _cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _block(group: Sequence[Row], *, body: _Body, words: frozenset[str]) -> str:
+    if group[0].cells:
+        return _table(group[0].cells)
+    text = " ".join(_texts(group, words=words))
     level = _level(group[0], body=body)
     if level:
         return f"{'#' * level} {text}"

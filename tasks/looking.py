@@ -59,12 +59,19 @@ def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto") -> Seen:
     if mode == "text" and page.layer is None:
         raise SourceError(f"page {page.number} has no text layer (mode=text)", code=Code.PAGE_DAMAGED)
     if page.layer is not None and (mode == "text" or (mode == "auto" and page.layer.trusted)):
-        lines = layout.from_layer(page.layer.lines)
+        lines = layout.from_layer(page.layer.lines, page.layer.tables)
         found = tuple(_found(line.text, line.box, None) for line in page.layer.lines)
+        facts.update(_tables(page.layer))
         return Seen(text=layout.to_text(lines), lines=lines, found=found, data={**facts, "how": "layer"})
     hint = spelling(page.layer)
     seen = read_image(work, page.image, hint=work.prompts.hint(hint) if hint else "")
     return replace(seen, data=_merged(facts, _why(page), seen.data))
+
+
+def _tables(layer: TextLayer) -> dict[str, Any]:
+    """The cells of the page's tables, for programs: rows of texts, None where a merged cell covers."""
+    tables = [{"box": _rounded(table.box), "rows": [list(row) for row in table.rows]} for table in layer.tables]
+    return {"tables": tables} if tables else {}
 
 
 def _merged(*groups: dict[str, Any]) -> dict[str, Any]:
@@ -114,9 +121,13 @@ def _bounds(line: Line) -> tuple[float, float, float, float]:
 def _found(text: str, box: tuple[float, float, float, float], confidence: float | None) -> dict[str, Any]:
     return {
         "text": text,
-        "box": [round(edge, 1) for edge in box],
+        "box": _rounded(box),
         "confidence": None if confidence is None else round(confidence, 4),
     }
+
+
+def _rounded(box: tuple[float, float, float, float]) -> list[float]:
+    return [round(edge, 1) for edge in box]
 
 
 def _why(page: Page) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks.layout import TextLine, from_engine, from_layer, rows, to_markdown, to_text
 from worker.engines.base import Line
 from worker.engines.reading_order import Box, reading_order
-from worker.readers.base import LayerLine
+from worker.readers.base import LayerLine, LayerTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,6 +86,9 @@ def test_sideways_text_in_the_margin_comes_last() -> None:
         (("the Anglo-", "Saxon kings"), "the Anglo-\nSaxon kings"),
         (("pages 12-", "and 14"), "pages 12-\nand 14"),
         (("ends in mem-", "bership"), "ends in membership"),
+        (("a self-", "made man"), "a self-made\nman"),
+        (("a long-tailed owl, long-", "tailed again"), "a long-tailed owl, long-tailed\nagain"),
+        (("soft hy\u00ad", "phens too"), "soft hyphens\ntoo"),
     ],
 )
 def test_a_word_broken_at_the_end_of_a_line_is_put_together(texts: tuple[str, str], expected: str) -> None:
@@ -118,6 +121,47 @@ def test_markdown_has_headings_lists_and_paragraphs() -> None:
         "# The Owl\n\nIt reads documents all night and sleeps through the day.\n\n## Habits\n\n- reads\n- sleeps\n\n"
         "\\# not a heading"
     )
+
+
+def laid(text: str, left: float, top: float, *, width: float = 300) -> LayerLine:
+    return LayerLine(text=text, box=(left, top, left + width, top + 20), size=11)
+
+
+def read(lines: Sequence[LayerLine], tables: Sequence[LayerTable] = ()) -> list[str]:
+    return [row.text for row in rows(from_layer(lines, tables))]
+
+
+def test_a_layer_is_read_in_the_order_of_its_file() -> None:
+    """A box of facts beside the text, and numbers before the lines: only the file knows what belongs together."""
+    text = [laid(f"line {n} of the text", 0, 26 * n) for n in range(10)]
+    box = [laid(f"fact {n}", 320, 26 * n + 9, width=80) for n in range(9)]
+    assert read([*box, *text]) == [line.text for line in (*box, *text)]
+
+
+def test_a_layer_that_is_written_across_its_columns_is_read_down_them() -> None:
+    left, right = (
+        [laid(f"{name}{n} lorem ipsum dolor", x, 26 * n) for n in range(8)] for name, x in (("a", 0), ("b", 340))
+    )
+    across = [line for pair in zip(left, right, strict=True) for line in pair]
+    assert read(across) == [line.text for line in (*left, *right)]
+    assert read(random.Random(3).sample(across, len(across))) == [line.text for line in (*left, *right)]
+
+
+def test_pieces_of_a_layers_line_are_one_row_in_the_files_order() -> None:
+    """Arabic runs from right to left: the piece that is read first stands on the right."""
+    assert read([laid("first", 100, 0, width=90), laid("second", 0, 2, width=90), laid("next", 0, 26)]) == [
+        "first second",
+        "next",
+    ]
+
+
+def test_a_table_of_the_layer_stands_where_its_first_line_stood() -> None:
+    lines = [laid("Before.", 0, 0), laid("Bird", 0, 40, width=90), laid("Count", 100, 40, width=90)]
+    lines += [laid("owl | hawk", 0, 70, width=90), laid("3", 100, 70, width=90), laid("After.", 0, 120)]
+    table = LayerTable(box=(0, 35, 200, 95), rows=(("Bird", "Count"), ("owl | hawk", "3"), ("all", None)))
+    page = from_layer(lines, [table])
+    assert to_text(page) == "Before.\n\nBird\tCount\nowl | hawk\t3\nall\n\nAfter."
+    assert to_markdown(page) == ("Before.\n\n| Bird | Count |\n|---|---|\n| owl \\| hawk | 3 |\n| all |  |\n\nAfter.")
 
 
 def test_without_font_sizes_only_clearly_larger_boxes_are_headings() -> None:

@@ -26,6 +26,7 @@ from tests.tasks.conftest import Sheet, StandInReaders, WatchedEngine, completio
 from worker.engines.base import Completion, FinishReason, Purpose, Request
 from worker.engines.fake import Switches
 from worker.readers.base import Media, Probe
+from worker.readers.mupdf import pymupdf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +100,24 @@ def test_ocr_of_a_pdf_as_text_puts_form_feeds_between_pages(make_worker: MakeWor
     assert line["text"] == "First page."
     assert 0 <= line["box"][0] < line["box"][2] <= first.data["width"]
     assert worker.engine.requests == []
+
+
+def test_a_table_of_a_pdf_is_markdown_and_its_cells_are_data(make_worker: MakeWorker, tmp_path: Path) -> None:
+    worker = make_worker()
+    document = pymupdf.open()
+    page = document.new_page(width=300, height=200)
+    for n in range(3):
+        page.draw_line((20, 20 + 30 * n), (220, 20 + 30 * n))
+        page.draw_line((20 + 100 * n, 20), (20 + 100 * n, 80))
+    for word, place in (("Bird", (25, 40)), ("Seen", (125, 40)), ("owl", (25, 70)), ("3", (125, 70))):
+        page.insert_text(place, word, fontsize=10)
+    document.save(source := tmp_path / "birds.pdf")
+    job = worker.do(Ocr(), source)
+    assert told(job)[0] == "| Bird | Seen |\n|---|---|\n| owl | 3 |"
+    (part,) = worker.parts(job.id)
+    (table,) = part.data["tables"]
+    assert table["rows"] == [["Bird", "Seen"], ["owl", "3"]]
+    assert told(worker.do(Ocr(output="text"), source))[0] == "Bird\tSeen\nowl\t3"
 
 
 def test_a_blank_page_never_meets_the_engine_whatever_the_kind(make_worker: MakeWorker, pdf: MakePdf) -> None:

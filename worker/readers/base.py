@@ -61,14 +61,24 @@ class LayerLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTable:
+    """A table of a text layer. `box` is in pixels of the page's image; `rows` hold the text of the cells, "" for an
+    empty one and None for one that a merged cell covers; all rows are of the same length."""
+
+    box: tuple[float, float, float, float]
+    rows: tuple[tuple[str | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextLayer:
     """The text that a document carries itself. `trusted` is False where it must not be used instead of the image:
 
     glyphs without a Unicode map, replacement characters, an invisible layer of earlier OCR, or ink that it leaves out;
-    `reason` says which.
+    `reason` says which. `lines` are in the file's order; those of `tables` are among them.
     """
 
     lines: tuple[LayerLine, ...] = ()
+    tables: tuple[LayerTable, ...] = ()
     trusted: bool = True
     reason: str = ""
 

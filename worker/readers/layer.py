@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from worker.readers.base import LayerLine, TextLayer
 from worker.readers.mupdf import pymupdf
+from worker.readers.tables import Word, read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,16 @@ def read_layer(page: Any, *, scale: float, max_chars: int) -> tuple[TextLayer | 
     matrix = page.rotation_matrix * pymupdf.Matrix(scale, scale)
     found = [_line(line, block=number, matrix=matrix, keep_all=keep_all) for number, line in lines]
     kept, warnings = _bounded([line for line in found if line is not None], max_chars=max_chars)
-    return TextLayer(lines=kept, trusted=not reason, reason=reason), warnings
+    words = [] if reason or warnings else [word for span in spans if (word := _word(span, matrix)) is not None]
+    tables = read_tables(page, words, matrix=matrix, scale=scale)
+    return TextLayer(lines=kept, tables=tables, trusted=not reason, reason=reason), warnings
+
+
+def _word(span: _Span, matrix: Any) -> Word | None:
+    if not span.visible or not span.text.strip():
+        return None
+    box = pymupdf.Rect(span.box) * matrix
+    return Word(span.text, (float(box.x0), float(box.y0), float(box.x1), float(box.y1)))
 
 
 def _spans(line: dict[str, Any]) -> Iterator[_Span]:
