@@ -20,7 +20,9 @@ GPU = "gpu"
 
 INTERACTIVE = 0
 """Priority of a message where the job's own is above 0. kombu's Redis transport serves 0 first and has four steps."""
+NORMAL = 3
 BULK = 6
+"""Where the job's own is below 0, as a batch's is."""
 
 
 def queue_for(phase_queue: str, engine: str | None) -> str:
@@ -29,7 +31,9 @@ def queue_for(phase_queue: str, engine: str | None) -> str:
 
 
 def message_priority(job_priority: int) -> int:
-    return INTERACTIVE if job_priority > 0 else BULK
+    if job_priority > 0:
+        return INTERACTIVE
+    return NORMAL if job_priority == 0 else BULK
 
 
 def celery_options(settings: Settings) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "task_store_errors_even_if_ignored": False,
         "task_acks_late": False,
         "task_default_queue": CPU,
-        "task_default_priority": BULK,
+        "task_default_priority": NORMAL,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
             "queue_order_strategy": "priority",

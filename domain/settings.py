@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     ring_seconds: float = Field(
         default=60.0, ge=1.0, description="A message that nobody took for so long is sent again."
     )
+    age_seconds: float = Field(
+        default=600.0, ge=1.0, description="A job that waits rises by one in priority each time so long has passed."
+    )
     max_attempts: int = Field(default=3, ge=1, le=20, description="Attempts at one part before it fails.")
     part_seconds: float = Field(default=900.0, gt=0, description="Time for one part, reading and generating.")
     job_seconds: float = Field(default=86_400.0, gt=0, description="Time for one job from its start to its end.")

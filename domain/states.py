@@ -1,4 +1,4 @@
-"""The states of jobs, parts and attempts, and the moves between them (drawn in docs/glossary.md)."""
+"""The states of jobs, parts, attempts and members, and the moves between them (drawn in docs/glossary.md)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ class AttemptState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     LOST = "lost"
+
+
+class MemberState(StrEnum):
+    """What became of a member of a batch when it was submitted."""
+
+    SUBMITTED = "submitted"
+    SKIPPED = "skipped"
 
 
 class Phase(StrEnum):

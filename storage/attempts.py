@@ -137,7 +137,12 @@ def expired(session: Session, *, now: datetime, limit: int) -> list[tuple[str, s
 
 def revoke_all(session: Session, job_id: str, *, now: datetime, why: str) -> None:
     """End every running attempt of a job that was ended: what they have in hand is lost."""
-    running = _lock(session, Attempt.job_id == job_id)
+    revoke_many(session, [job_id], now=now, why=why)
+
+
+def revoke_many(session: Session, job_ids: Collection[str], *, now: datetime, why: str) -> None:
+    """The same for many jobs."""
+    running = _lock(session, Attempt.job_id.in_(job_ids))
     values = {"state": AttemptState.LOST, "finished_at": now, "error_code": Code.CONFLICT, "error_message": why}
     session.execute(update(Attempt).where(Attempt.token.in_(running)).values(**values))
 

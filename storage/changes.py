@@ -20,6 +20,14 @@ CHANGE_SEQ = "change_seq"
 SWEEP = "sweep"
 
 
+def take(session: Session, count: int) -> range:
+    """The next `count` change numbers, for as many jobs. Take them last, or before a plain INSERT of these jobs."""
+    last = session.execute(
+        update(Ledger).where(Ledger.name == CHANGE_SEQ).values(value=Ledger.value + count).returning(Ledger.value)
+    ).scalar_one()
+    return range(last - count + 1, last + 1)
+
+
 def bump(session: Session, job_id: str) -> None:
     """Give the job the next change number. The last statement of its transaction."""
     value = session.scalar(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 OPEN = (JobState.PENDING, JobState.RUNNING)
@@ -306,8 +307,8 @@ def close(
     error: Failure | None = None,
 ) -> None:
     """End the job that `claim` holds. Raises LostError."""
-    ending = _ending(state, now=now, result=result, error=error)
-    _guarded(session, claim, claim.job.state, {**_forgetting(claim.job.params), **ending})
+    end = ending(state, now=now, result=result, error=error)
+    _guarded(session, claim, claim.job.state, {**_forgetting(claim.job.params), **end})
     outcome = AttemptState.FAILED if state is JobState.FAILED and error else AttemptState.SUCCEEDED
     attempts.close(session, claim.token, state=outcome, now=now, failure=error)
     attempts.close_done(session, claim.job.id, now=now)
@@ -320,8 +321,8 @@ def end(session: Session, job_id: str, *, state: JobState, now: datetime, error:
     is_open = (row.id == job_id, row.state.in_(OPEN))
     if (found := session.execute(select(row.params).where(*is_open).with_for_update()).one_or_none()) is None:
         return False
-    ending = {**_forgetting(found.params), **_ending(state, now=now, error=error)}
-    session.execute(update(row).where(*is_open).values(**ending))
+    values = {**_forgetting(found.params), **ending(state, now=now, error=error)}
+    session.execute(update(row).where(*is_open).values(**values))
     _free_parts(session, job_id)
     attempts.revoke_all(session, job_id, now=now, why=f"the job was ended: {state}")
     bump(session, job_id)
@@ -340,10 +341,15 @@ def _forgetting(params: Any) -> dict[str, Any]:
     """The columns to write when a job ends whose params still hold a password, readable to us or not."""
     if isinstance(params, dict):
         return _without_password(params)
-    return {"params": {}} if "password" in str(params) else {}
+    return {"params": {}} if holds_password(params) else {}
 
 
-def _ending(
+def holds_password(params: Any) -> bool:
+    """Whether a password may stand among the params, readable to us or not."""
+    return "password" in (params if isinstance(params, dict) else str(params))
+
+
+def ending(
     state: JobState, *, now: datetime, result: Result | None = None, error: Failure | None = None
 ) -> dict[str, Any]:
     return {
@@ -383,28 +389,40 @@ def retry(session: Session, job_id: str, *, password: str | None = None) -> Job:
         ConflictError: the job is open, or it succeeded.
     """
     row = tables.Job
-    found = session.execute(select(row.state, row.parts_total).where(row.id == job_id).with_for_update()).one_or_none()
+    columns = (row.state, row.parts_total, row.batch_id)
+    found = session.execute(select(*columns).where(row.id == job_id).with_for_update()).one_or_none()
     if found is None:
         raise NotFoundError(f"no job {job_id!r}")
     if found.state not in AGAIN:
         raise ConflictError(
             f"job {job_id} is {found.state}; only a failed, partial or cancelled job can be tried again"
         )
-    anew = {
-        "state": JobState.RUNNING if found.parts_total else JobState.PENDING,
-        "attempts": row.attempts + 1,
-        "password": password,
-        **dict.fromkeys(("parts_failed", "tries", "deaths"), 0),
-        **dict.fromkeys(("result", "error_code", "error_message", "error_retryable")),
-        **dict.fromkeys(("started_at", "finished_at", "not_before", "rung_at")),
-    }
-    session.execute(update(row).where(row.id == job_id).values(**anew))
-    _renew_parts(session, job_id)
+    state = JobState.RUNNING if found.parts_total else JobState.PENDING
+    session.execute(update(row).where(row.id == job_id).values(**anew(password=password), state=state))
+    renew_parts(session, tables.Part.job_id == job_id)
+    if found.batch_id is not None:
+        open_again(session, found.batch_id)
     bump(session, job_id)
     return get(session, job_id)
 
 
-def _renew_parts(session: Session, job_id: str) -> None:
+def open_again(session: Session, batch_id: str) -> None:
+    """Let the batch's jobs be rung for again, though all were over or it was cancelled."""
+    session.execute(update(tables.Batch).where(tables.Batch.id == batch_id).values(cancelled_at=None, over_at=None))
+
+
+def anew(*, password: str | None) -> dict[str, Any]:
+    """The columns of a job that begins again, but for its state."""
+    return {
+        "attempts": tables.Job.attempts + 1,
+        "password": password,
+        **dict.fromkeys(("parts_failed", "tries", "deaths"), 0),
+        **dict.fromkeys(("result", "error_code", "error_message", "error_retryable")),
+        **dict.fromkeys(("started_at", "finished_at", "not_before", "rung_at", "reused_from")),
+    }
+
+
+def renew_parts(session: Session, which: ColumnElement[bool]) -> None:
     """Let everything that has not succeeded begin from nothing."""
     part = tables.Part
     anew = {
@@ -413,7 +431,7 @@ def _renew_parts(session: Session, job_id: str) -> None:
         **dict.fromkeys(("text", "data", "error_code", "error_message", "error_retryable")),
         **dict.fromkeys(("token", "settled_by", "not_before", "rung_at", "started_at", "finished_at")),
     }
-    session.execute(update(part).where(part.job_id == job_id, part.state != PartState.SUCCEEDED).values(**anew))
+    session.execute(update(part).where(which, part.state != PartState.SUCCEEDED).values(**anew))
 
 
 def overdue(session: Session, *, started_before: datetime, limit: int) -> list[str]:

@@ -7,6 +7,7 @@ Every column that an application need not set has a server default, so that a pl
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -31,7 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from domain.kinds import Kind
-from domain.states import AttemptState, JobState, PartState, Phase
+from domain.states import AttemptState, JobState, MemberState, PartState, Phase
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -67,19 +68,77 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, dict[str, Any]: Json}
 
 
-def _one_of(column: str, values: type[Kind | JobState | PartState | AttemptState | Phase]) -> CheckConstraint:
+UNTAKEN = "token IS NULL AND state IN ('pending', 'running')"
+UNRUNG = "rung_at IS NULL AND token IS NULL AND state = 'pending'"
+
+
+def _where(name: str, condition: str, *columns: str) -> Index:
+    """An index of the rows that meet the condition: small, however many rows are over."""
+    return Index(name, *columns, sqlite_where=sql(condition), postgresql_where=sql(condition))
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     allowed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({allowed})", name=f"{column}_known")
 
 
 class Batch(Base):
-    """Many jobs submitted together."""
+    """Many jobs submitted together, with one kind and the same params (unless a member has its own) from `source`.
+
+    `share` bounds the parts of it that are in flight. `submitted_at` is when a submit of it came to its end, `over_at`
+    when none of its jobs was open any more; both are null while there is more to come.
+    """
 
     __tablename__ = "batches"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str | None] = mapped_column(String(255), unique=True)
+    kind: Mapped[str | None] = mapped_column(String(16))
+    params: Mapped[dict[str, Any] | None]
+    source: Mapped[str | None] = mapped_column(Text)
+    share: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+    submitted_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+    over_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "ix_batches_open",
+            "created_at",
+            sqlite_where=sql("over_at IS NULL"),
+            postgresql_where=sql("over_at IS NULL"),
+        ),
+    )
+
+
+class Member(Base):
+    """A line of a batch's manifest: a file that became a job, or one that was skipped, and why.
+
+    `digest` is what makes it the same member when the batch is submitted again: of its path, its content (or, where
+    that was not read, its address) and the params of its own.
+    """
+
+    __tablename__ = "members"
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(40), primary_key=True)
+    path: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    format: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    job_id: Mapped[str | None] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED")
+    )
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+
+    __table_args__ = (
+        _one_of("state", MemberState),
+        Index("ix_members_job_id", "job_id"),
+    )
 
 
 class Job(Base):
@@ -90,6 +149,8 @@ class Job(Base):
     `attempts` counts every time that
     work on the job began or began anew; `tries` only those at the planning or finishing that is due now, and `deaths`
     those of them that ended with their worker.
+    `sha256` is that of the source's content, `work_key` of everything that its result depends on. `reused_from` is the
+    job whose result this one was given, or, while it is pending, waits for; `fresh` refuses both.
     """
 
     __tablename__ = "jobs"
@@ -118,6 +179,10 @@ class Job(Base):
     tries: Mapped[int] = mapped_column(server_default=sql("0"))
     deaths: Mapped[int] = mapped_column(server_default=sql("0"))
     probe: Mapped[dict[str, Any] | None]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    work_key: Mapped[str | None] = mapped_column(String(64))
+    reused_from: Mapped[str | None] = mapped_column(String(64))
+    fresh: Mapped[bool] = mapped_column(Boolean, server_default=sql("false"))
     token: Mapped[str | None] = mapped_column(String(64))
     not_before: Mapped[datetime | None]
     rung_at: Mapped[datetime | None]
@@ -130,8 +195,13 @@ class Job(Base):
         _one_of("kind", Kind),
         _one_of("state", JobState),
         Index("ix_jobs_change_seq", "change_seq"),
-        Index("ix_jobs_batch_id", "batch_id"),
+        Index("ix_jobs_batch_id_state", "batch_id", "state"),
         Index("ix_jobs_created_at", "created_at"),
+        _where("ix_jobs_work_key", "work_key IS NOT NULL", "work_key"),
+        _where("ix_jobs_reused_from", "reused_from IS NOT NULL", "reused_from"),
+        _where("ix_jobs_unrung", UNRUNG, "batch_id", "priority", "created_at", "id"),
+        _where("ix_jobs_waiting", UNRUNG, "created_at", "id"),
+        _where("ix_jobs_rung", f"rung_at IS NOT NULL AND {UNTAKEN}", "token", "rung_at"),
         Index(
             "ix_jobs_open",
             "state",

@@ -21,10 +21,12 @@ def ring_due(context: Context) -> int:
     """Send a message for each job and slice that waits, up to the bound. Returns how many were sent."""
     bell = context.bell
     with context.database.write() as session:
-        room = max(context.settings.max_messages - due.outstanding(session, bell), 0)
-        finishes = due.finishes(session, bell, limit=room)
-        slices = due.slices(session, bell, limit=room - len(finishes))
-        plans = due.plans(session, bell, limit=room - len(finishes) - len(slices))
+        room = due.room(session, bell, max_messages=context.settings.max_messages)
+        finishes = due.finishes(session, bell, limit=room.total)
+        room = room.without(finishes)
+        slices = due.slices(session, bell, limit=room.total, batches=room.batches)
+        room = room.without(slices)
+        plans = due.plans(session, bell, limit=room.total, batches=room.batches)
     messages = [(FINISH_JOB, item) for item in finishes]
     messages += [(RUN_SLICE, item) for item in slices]
     messages += [(PLAN_JOB, item) for item in plans]

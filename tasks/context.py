@@ -54,7 +54,8 @@ class Context:
     @property
     def bell(self) -> Bell:
         now = self.clock()
-        return Bell(now=now, stale_before=now - timedelta(seconds=self.settings.ring_seconds))
+        stale_before = now - timedelta(seconds=self.settings.ring_seconds)
+        return Bell(now=now, stale_before=stale_before, age=timedelta(seconds=self.settings.age_seconds))
 
     @property
     def retry(self) -> RetryPolicy:

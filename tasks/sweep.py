@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Code, Failure
 from domain.states import JobState
-from storage import attempts, jobs, sweeping
+from storage import attempts, batches, jobs, sweeping
 from tasks.bell import ring_due
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def sweep(context: Context) -> bool:
         return False
     _bury_the_dead(context)
     _end_the_overdue(context)
+    with context.database.write() as session:
+        batches.close_over(session, now=context.clock())
     ring_due(context)
     return True
 

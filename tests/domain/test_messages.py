@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from domain.messages import BULK, CPU, GPU, INTERACTIVE, celery_options, message_priority, queue_for
+from domain.messages import BULK, CPU, GPU, INTERACTIVE, NORMAL, celery_options, message_priority, queue_for
 from domain.settings import Settings
 
 
@@ -19,10 +19,10 @@ def test_work_that_asks_for_an_engine_goes_to_its_queue(queue: str, engine: str 
     assert queue_for(queue, engine) == name
 
 
-@pytest.mark.parametrize(("priority", "step"), [(-5, BULK), (0, BULK), (1, INTERACTIVE), (100, INTERACTIVE)])
+@pytest.mark.parametrize(("priority", "step"), [(-5, BULK), (0, NORMAL), (1, INTERACTIVE), (100, INTERACTIVE)])
 def test_jobs_above_zero_go_first(priority: int, step: int) -> None:
     assert message_priority(priority) == step
-    assert INTERACTIVE < BULK < 10
+    assert INTERACTIVE < NORMAL < BULK < 10
 
 
 def test_messages_are_json_without_results_and_the_broker_is_the_set_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import select, text
 
 from domain.errors import Code, EngineError, SourceError
-from domain.messages import BULK, FINISH_JOB, INTERACTIVE, PLAN_JOB, RUN_SLICE
+from domain.messages import FINISH_JOB, INTERACTIVE, NORMAL, PLAN_JOB, RUN_SLICE
 from domain.params import Ask, Caption, ChatTurn, Copywrite, Ocr, Params, Summarize
 from domain.plain import clean
 from domain.settings import Settings
@@ -792,7 +792,7 @@ def test_messages_go_to_the_queue_of_their_engine_with_their_priority(make_worke
     worker.run(job_id)
     assert worker.bell.rung == [
         (RUN_SLICE, (job_id, 1), "gpu.fake", INTERACTIVE),
-        (RUN_SLICE, (plain, 1), "gpu", BULK),
+        (RUN_SLICE, (plain, 1), "gpu", NORMAL),
         (FINISH_JOB, (job_id,), "gpu.fake", INTERACTIVE),
     ]
 
@@ -832,7 +832,7 @@ def test_the_sweep_rings_for_a_row_that_an_application_inserted(make_worker: Mak
     with worker.context.database.write() as session:
         session.execute(text("INSERT INTO jobs (id, kind, source) VALUES ('j', 'ocr', :source)"), {"source": str(file)})
     assert worker.sweep()
-    assert worker.bell.rung == [(PLAN_JOB, ("j",), "cpu", BULK)]
+    assert worker.bell.rung == [(PLAN_JOB, ("j",), "cpu", NORMAL)]
     while worker.hear():
         pass
     assert worker.job("j").state is JobState.SUCCEEDED
