@@ -1,9 +1,12 @@
-"""Kind `caption`: one sentence per segment of a video with its times, a synopsis, SRT and VTT."""
+"""Kind `caption`: one sentence per segment of a video with its times, a synopsis, SRT and VTT.
+
+Neighbouring segments that say the same are one caption.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from domain.kinds import Kind
 from tasks import grounding, subtitles
@@ -11,11 +14,14 @@ from tasks.grounding import Checked
 from tasks.looking import describe, describe_scene, described_data, frame_facts, page_facts
 from tasks.planning import plan_parts, where
 from tasks.summarize import reduce_notes
-from tasks.text import limit_words
+from tasks.text import limit_words, words
 from tasks.work import Finished
 from worker.readers.base import Segmenting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from domain.jobs import Part
     from domain.params import Caption
     from tasks.planning import Spec
     from tasks.work import JobWork, PartWork, Planning
@@ -27,6 +33,8 @@ SYNOPSIS_TOKENS = 120
 SYNOPSIS_WORDS = 80
 LEAST_SYNOPSIS_WORDS = 12
 """A shorter sentence says less than the captions do."""
+SAME_MOMENT_SECONDS = 0.002
+"""Segments touch; what stands between them was a part that failed."""
 
 
 def plan(work: Planning[Caption]) -> list[Spec]:
@@ -55,12 +63,12 @@ def _run_page(work: PartWork[Caption]) -> Finished:
 
 def finish(work: JobWork[Caption]) -> Finished:
     """The synopsis is the text; the captions with their times are in data and, for a video, in SRT and VTT."""
-    captions = [{**where(part.spec), "text": part.text or ""} for part in work.good]
+    captions = merged(work.good)
     synopsis = _synopsis(work)
     cues = [
-        subtitles.Cue(start=part.spec["start"], end=part.spec["end"], text=part.text)
-        for part in work.good
-        if part.text and "start" in part.spec
+        subtitles.Cue(start=caption["start"], end=caption["end"], text=caption["text"])
+        for caption in captions
+        if caption["text"] and "start" in caption
     ]
     files = (
         ("captions.srt", "application/x-subrip", subtitles.to_srt(cues).encode()),
@@ -69,6 +77,34 @@ def finish(work: JobWork[Caption]) -> Finished:
     is_video = any("start" in part.spec for part in work.parts)
     data = {"captions": captions, "method": synopsis.method}
     return Finished(text=synopsis.text, data=data, files=files if is_video else ())
+
+
+def merged(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """What each part says, with its place, its text on screen and the numbers of its parts; neighbouring segments that
+    say the same are one."""
+    captions: list[dict[str, Any]] = []
+    for part in parts:
+        caption = {**where(part.spec), "text": part.text or "", "parts": [part.number]}
+        if seen := part.data.get("text_seen"):
+            caption["text_seen"] = list(seen)
+        if captions and _continues(caption, captions[-1]):
+            _join(captions[-1], caption)
+        else:
+            captions.append(caption)
+    return captions
+
+
+def _continues(caption: dict[str, Any], last: dict[str, Any]) -> bool:
+    """Said right after the last one, in the same words."""
+    follows = "start" in caption and abs(caption["start"] - last["end"]) < SAME_MOMENT_SECONDS
+    return follows and bool(caption["text"]) and words(caption["text"]) == words(last["text"])
+
+
+def _join(last: dict[str, Any], caption: dict[str, Any]) -> None:
+    last["end"] = caption["end"]
+    last["parts"] += caption["parts"]
+    if texts := [*last.get("text_seen", ()), *caption.get("text_seen", ())]:
+        last["text_seen"] = list(dict.fromkeys(texts))
 
 
 def _synopsis(work: JobWork[Caption]) -> Checked:

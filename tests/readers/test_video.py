@@ -10,7 +10,7 @@ from domain.errors import Code, SourceError
 from tests.readers.test_scenes import textured
 from worker.readers.base import Media, Open, Segment, Segmenting
 from worker.readers.decoders import FrameError, _OpenCV, open_decoder
-from worker.readers.video import Videos, find_cuts
+from worker.readers.video import Videos, _stretch, find_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,18 @@ def shades(count: int, *, height: int = 48, width: int = 64) -> list[RGB]:
     return [np.full((height, width, 3), 2 * index, np.uint8) for index in range(count)]
 
 
+def cut_up(source: Open, how: Segmenting | None = None) -> tuple[Segment, ...]:
+    """As the worker does: stretch by stretch, then the segments."""
+    videos = Videos()
+    start: float | None = 0.0
+    times: list[float] = []
+    while start is not None:
+        found = videos.cuts(source, start)
+        times += found.times
+        start = found.next_start
+    return videos.segments(source, how or Segmenting(), times)
+
+
 def test_probe_tells_length_and_size(clip: Clip) -> None:
     probe = Videos().probe(clip(shades(25), fps=10), format="mp4")
     assert (probe.media, probe.frames, probe.width, probe.height, probe.pages) == (Media.VIDEO, 25, 64, 48, 0)
@@ -36,15 +48,25 @@ def test_probe_tells_length_and_size(clip: Clip) -> None:
 
 
 def test_scenes_begin_at_the_cuts(clip: Clip) -> None:
-    segments = Videos().segments(clip(film((1, 23), (2, 31), (3, 26)), fps=10), Segmenting())
+    segments = cut_up(clip(film((1, 23), (2, 31), (3, 26)), fps=10))
     assert [segment.start for segment in segments] == pytest.approx([0, 2.3, 5.4], abs=0.01)
     assert segments[-1].end == pytest.approx(8.0, abs=0.01)
 
 
 def test_a_long_video_is_sampled_and_its_cut_still_exact(clip: Clip) -> None:
     source = clip(film((1, 1013), (2, 900)), fps=30)
-    segments = Videos().segments(source, Segmenting(max_seconds=600))
+    segments = cut_up(source, Segmenting(max_seconds=600))
     assert [segment.start for segment in segments] == pytest.approx([0, 1013 / 30], abs=0.005)
+
+
+def test_a_long_film_is_searched_in_stretches(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.readers.video.STRETCH_SECONDS", 4.0)
+    source = clip(film((1, 25), (2, 15), (3, 41), (4, 39)), fps=10)  # a cut where a stretch begins, one just behind it
+    whole = open_decoder(source, max_side=128)
+    assert Videos().cuts(source, 0.0).next_start == 4.0
+    assert [segment.start for segment in cut_up(source)] == pytest.approx([0, 2.5, 4.0, 8.1], abs=0.01)
+    held = [len(_stretch(whole, start - 3.0, start + 4.0)) for start in (0.0, 4.0, 8.0)]
+    assert max(held) <= 70, "what is held of a film is what one stretch has"
 
 
 def test_out_of_time_the_search_ends_with_what_it_has(clip: Clip) -> None:
@@ -88,7 +110,7 @@ def test_fewer_frames_where_there_are_fewer_and_never_larger_than_life(clip: Cli
 
 def test_one_frame_is_a_video(clip: Clip) -> None:
     source = clip(shades(1), fps=10)
-    segments = Videos().segments(source, Segmenting())
+    segments = cut_up(source)
     assert len(segments) == 1
     assert len(Videos().frames(source, segments[0], count=8, max_side=64).images) == 1
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import html
 import re
+import string
 
+import pysubs2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from tasks.subtitles import Cue, to_srt, to_vtt
 
 TIME = r"(\d{2,}:\d{2}:\d{2}[,.]\d{3})"
+WHITE = string.whitespace + "\x1c\x1d\x1e\x1f\x85\u2028\u2029"
 LINE = re.compile(rf"{TIME} --> {TIME}")
 
 
@@ -81,6 +85,25 @@ def test_vtt_escapes_markup_once_and_srt_leaves_it() -> None:
     cue = Cue(start=0, end=1, text="Q&A <b>5 > 3</b> &amp;")
     assert parse(to_vtt([cue]))[0][2] == "Q&amp;A &lt;b&gt;5 &gt; 3&lt;/b&gt; &amp;amp;"
     assert parse(to_srt([cue]))[0][2] == cue.text
+
+
+@given(st.lists(st.text(min_size=1, max_size=30).filter(lambda text: text.strip(WHITE)), min_size=1, max_size=6))
+def test_a_library_reads_back_what_was_written(texts: list[str]) -> None:
+    cues = [Cue(start=1.5 * number, end=1.5 * number + 1.25, text=text) for number, text in enumerate(texts)]
+    for made, form in ((to_srt(cues), "srt"), (to_vtt(cues), "vtt")):
+        events = pysubs2.SSAFile.from_string(made, format_=form).events
+        assert [(event.start, event.end) for event in events] == [
+            (1500 * number, 1500 * number + 1250) for number in range(len(texts))
+        ]
+
+
+def test_a_library_reads_the_same_words() -> None:
+    cues = [Cue(start=0, end=1, text="Two owls,\none nest."), Cue(start=1, end=3661.25, text="猫头鹰 & co.")]
+    srt = pysubs2.SSAFile.from_string(to_srt(cues), format_="srt").events
+    assert [event.plaintext for event in srt] == ["Two owls,\none nest.", "猫头鹰 & co."]
+    vtt = pysubs2.SSAFile.from_string(to_vtt(cues), format_="vtt").events
+    assert [html.unescape(event.plaintext) for event in vtt] == ["Two owls,\none nest.", "猫头鹰 & co."]
+    assert srt[1].end == vtt[1].end == 3_661_250
 
 
 @given(st.lists(st.text(max_size=30), max_size=6))

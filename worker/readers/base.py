@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from domain.limits import Limits
@@ -117,6 +118,14 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cuts:
+    """Times in seconds at which new scenes begin in a stretch of a video; `next_start` is that of the next stretch."""
+
+    times: tuple[float, ...]
+    next_start: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
     """Frames of one segment, evenly spread over its time; `times[i]` is the true time of `images[i]`, in seconds.
 
@@ -174,6 +183,10 @@ class VideoReader(Protocol):
 
     def probe(self, source: Open, *, format: str) -> Probe: ...
 
-    def segments(self, source: Open, how: Segmenting) -> tuple[Segment, ...]: ...
+    def cuts(self, source: Open, start: float) -> Cuts:
+        """The cuts of the stretch that begins at `start` seconds."""
+        ...
+
+    def segments(self, source: Open, how: Segmenting, cuts: Sequence[float]) -> tuple[Segment, ...]: ...
 
     def frames(self, source: Open, segment: Segment, *, count: int, max_side: int) -> Frames: ...

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from worker.readers.base import Frames, Open, Page, Probe, Segment, Segmenting
+    from worker.readers.base import Cuts, Frames, Open, Page, Probe, Segment, Segmenting
     from worker.readers.image import Images
     from worker.readers.pdf import Documents
     from worker.readers.video import Videos
@@ -109,8 +109,12 @@ def page(source: Open, number: int, target_pixels: int) -> Page:
     return result
 
 
-def segments(source: Open, how: Segmenting) -> tuple[Segment, ...]:
-    return _videos(source).segments(source, how)
+def cuts(source: Open, start: float) -> Cuts:
+    return _videos(source).cuts(source, start)
+
+
+def segments(source: Open, how: Segmenting, cuts: Sequence[float]) -> tuple[Segment, ...]:
+    return _videos(source).segments(source, how, cuts)
 
 
 def frames(source: Open, segment: Segment, count: int, max_side: int) -> Frames:

@@ -82,8 +82,18 @@ class Readers:
         return self._read(child.page, source, what, "rendering", cancel, number=number, target_pixels=target_pixels)
 
     def segments(self, source: Open, how: Segmenting, *, cancel: threading.Event | None = None) -> tuple[Segment, ...]:
-        """The segments of a video; together they cover it from 0 to its end."""
-        return self._read(child.segments, source, source.label, "looking for scene cuts", cancel, how=how)
+        """The segments of a video; together they cover it from 0 to its end. A long film is searched in stretches."""
+        cuts = self._cuts(source, cancel) if how.mode == "scene" else ()
+        return self._read(child.segments, source, source.label, "cutting into segments", cancel, how=how, cuts=cuts)
+
+    def _cuts(self, source: Open, cancel: threading.Event | None) -> tuple[float, ...]:
+        times: list[float] = []
+        start: float | None = 0.0
+        while start is not None:
+            found = self._read(child.cuts, source, source.label, "looking for scene cuts", cancel, start=start)
+            times += found.times
+            start = found.next_start
+        return tuple(times)
 
     def frames(
         self, source: Open, segment: Segment, *, count: int, max_side: int, cancel: threading.Event | None = None

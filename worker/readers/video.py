@@ -14,7 +14,7 @@ import numpy as np
 
 from domain.errors import SourceError
 from worker.readers import scenes
-from worker.readers.base import Frames, Media, Open, Probe, Segment, Segmenting
+from worker.readers.base import Cuts, Frames, Media, Open, Probe, Segment, Segmenting
 from worker.readers.decoders import Decoder, FrameError, open_decoder, read_header
 
 if TYPE_CHECKING:
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
     from worker.readers.base import RGB
 
+STRETCH_SECONDS = 600.0
+"""A film is searched for cuts in stretches of so many seconds, each a read of its own: what is held at a time stays
+small (about 70 MB), and each stretch has the time of a read."""
+_OVERLAP_SECONDS = 3.0
+"""What is looked at before a stretch, so that a cut at its beginning has neighbours."""
 _SCAN_SIDE = 128
 """Longer side of the frames that are compared to find cuts."""
 _SCAN_ALL = 1500
-"""Up to so many frames, each is looked at; above, samples are, and the frames around a change."""
+"""Up to so many frames of a stretch, each is looked at; above, samples are, and the frames around a change."""
 _SCAN_FPS = 8.0
-_SCAN_MOST = 4800
 _SCAN_SHARE = 0.5
 """Part of the read limit that looking for cuts may take; after that, what was found has to do."""
 
@@ -66,10 +70,15 @@ class Videos:
             height=size[1],
         )
 
-    def segments(self, source: Open, how: Segmenting) -> tuple[Segment, ...]:
+    def cuts(self, source: Open, start: float) -> Cuts:
         decoder = self._open(source, max_side=_SCAN_SIDE)
         deadline = time.monotonic() + source.limits.read_seconds * _SCAN_SHARE
-        cuts = find_cuts(decoder, deadline=deadline) if how.mode == "scene" else []
+        end = start + STRETCH_SECONDS
+        found = find_cuts(decoder, deadline=deadline, start=start, end=end)
+        return Cuts(times=tuple(found), next_start=end if end < decoder.duration else None)
+
+    def segments(self, source: Open, how: Segmenting, cuts: Sequence[float]) -> tuple[Segment, ...]:
+        decoder = self._open(source, max_side=_SCAN_SIDE)
         return scenes.make_segments(cuts, duration=decoder.duration, how=how, max_segments=source.limits.max_segments)
 
     def frames(self, source: Open, segment: Segment, *, count: int, max_side: int) -> Frames:
@@ -120,49 +129,60 @@ def pick(starts: Sequence[float] | np.ndarray, segment: Segment, *, count: int) 
     return [int(index) for index in np.unique(np.clip(shown, 0, len(times) - 1))]
 
 
-def find_cuts(decoder: Decoder, *, deadline: float) -> list[float]:
-    """Times of the frames that begin a new scene. Stops at the deadline (time.monotonic) and keeps what it has."""
-    scan = _scan(decoder, deadline=deadline)
+def find_cuts(decoder: Decoder, *, deadline: float, start: float = 0.0, end: float = float("inf")) -> list[float]:
+    """Times in [start, end) of the frames that begin a new scene.
+
+    Stops at the deadline (time.monotonic) and keeps what it has.
+    """
+    scan = _scan(decoder, _stretch(decoder, start - _OVERLAP_SECONDS, end), deadline=deadline)
+    hard = scenes.find_cuts(scan.looks)
+    gradual = scenes.find_blends(scan.looks, cuts=hard) if scan.exact else []
     cuts = []
-    for at in scenes.find_cuts(scan.looks):
+    for at in sorted({*hard, *gradual}):
         index = scan.indexes[at]
         if scan.exact and time.monotonic() < deadline:
             index = _refine(decoder, scan.indexes[at - 1], index)
         cuts.append(float(decoder.starts[index]))
-    return cuts
+    return [cut for cut in cuts if start <= cut < end]
 
 
-def _scan(decoder: Decoder, *, deadline: float) -> _Scan:
-    wanted = _samples(decoder)
+def _stretch(decoder: Decoder, start: float, end: float) -> range:
+    """The frames that begin in [start, end)."""
+    first, last = np.searchsorted(decoder.starts, (start, end), side="left")
+    return range(int(first), int(last))
+
+
+def _scan(decoder: Decoder, stretch: range, *, deadline: float) -> _Scan:
+    wanted = _samples(decoder, stretch)
+    keys = [key for key in decoder.keys if key in stretch]
     begun = time.monotonic()
-    # Samples in the order of time decode every frame between them. A stretch tells whether that can be afforded.
+    # Samples in the order of time decode every frame between them. A trial tells whether that can be afforded.
     trial = max(1, len(wanted) // 50)
     indexes, looks = _look(decoder, wanted[:trial], deadline=deadline)
     estimate = (time.monotonic() - begun) * len(wanted) / trial
-    if time.monotonic() + estimate <= deadline or len(decoder.keys) < 2:
+    if time.monotonic() + estimate <= deadline or len(keys) < 2:
         more, their_looks = _look(decoder, wanted[trial:], deadline=deadline)
         return _Scan(indexes=indexes + more, looks=looks + their_looks, exact=True)
-    return _scan_keys(decoder, deadline=deadline)
+    return _scan_keys(decoder, keys, deadline=deadline)
 
 
-def _scan_keys(decoder: Decoder, *, deadline: float) -> _Scan:
+def _scan_keys(decoder: Decoder, keys: Sequence[int], *, deadline: float) -> _Scan:
     """Only key frames: each costs one decoded frame. Encoders put them at cuts, so they are a fair second best."""
     begun = time.monotonic()
-    indexes, looks = _look(decoder, decoder.keys[:2], deadline=deadline)
+    indexes, looks = _look(decoder, keys[:2], deadline=deadline)
     each = max(1e-4, (time.monotonic() - begun) / 2)
     affordable = max(2, int((deadline - time.monotonic()) / each))
-    stride = max(1, -(-len(decoder.keys) // affordable))
-    indexes, looks = _look(decoder, decoder.keys[::stride], deadline=deadline)
+    stride = max(1, -(-len(keys) // affordable))
+    indexes, looks = _look(decoder, keys[::stride], deadline=deadline)
     return _Scan(indexes=indexes, looks=looks, exact=False)
 
 
-def _samples(decoder: Decoder) -> list[int]:
-    total = len(decoder.starts)
-    if total <= _SCAN_ALL:
-        return list(range(total))
-    count = int(min(max(decoder.duration * _SCAN_FPS, _SCAN_ALL), _SCAN_MOST))
-    whole = Segment(number=1, start=0.0, end=decoder.duration)
-    return pick(decoder.starts, whole, count=count)
+def _samples(decoder: Decoder, stretch: range) -> list[int]:
+    if len(stretch) <= _SCAN_ALL:
+        return list(stretch)
+    start, last = (float(decoder.starts[index]) for index in (stretch.start, stretch.stop - 1))
+    count = int(max((last - start) * _SCAN_FPS, _SCAN_ALL))
+    return pick(decoder.starts, Segment(number=1, start=start, end=last), count=count)
 
 
 def _look(decoder: Decoder, wanted: Iterable[int], *, deadline: float) -> tuple[list[int], list[scenes.Look]]:
