@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from domain.params import Ask, Caption, Copywrite, Ocr, Summarize
     from domain.settings import Settings
     from domain.states import JobState, PartState
+    from nightowl.asynchronous import AsyncClient
     from nightowl.client import Changes, Client
 
 _HOMES = {
+    "nightowl.asynchronous": ("AsyncClient",),
     "nightowl.client": ("Changes", "Client"),
     "domain.errors": ("Failure", "NightowlError"),
     "domain.jobs": ("Job", "Part", "PartCounts", "Result"),
@@ -33,6 +35,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Ask",
+    "AsyncClient",
     "Caption",
     "Changes",
     "Client",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from domain.sources import check_source, scheme
 from nightowl.doorbell import Doorbell
 from storage import artifacts, jobs, migrations, parts
 from storage.artifacts import ArtifactStore, StoredFile, safe_name
+from storage.listening import Listener
 from storage.session import Database
 
 if TYPE_CHECKING:
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     from domain.params import Params
     from domain.states import JobState
 
-FIRST_POLL_SECONDS = 0.05
-LAST_POLL_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 0.02
+LAST_LOOK_SECONDS = 1.0
+SELDOM_SECONDS = 5.0
+"""Time between two looks at a job whose end PostgreSQL will tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,27 @@ class Changes:
 
     jobs: tuple[Job, ...]
     cursor: int
+
+
+class Pace:
+    """How long to wait before the next look at a job, and when to give up.
+
+    Where nobody tells us, a tenth of the time that we have waited: a short job is seen to end at once, a long one costs
+    few questions.
+    """
+
+    def __init__(self, job_id: str, timeout_seconds: float | None) -> None:
+        self._job_id = job_id
+        self._timeout = timeout_seconds
+        self._began = time.monotonic()
+
+    def pause(self, job: Job, *, told: bool) -> float:
+        """Seconds. Raises TimeoutError."""
+        waited = time.monotonic() - self._began
+        if self._timeout is not None and waited >= self._timeout:
+            raise TimeoutError(f"job {self._job_id} is {job.state} after {self._timeout} s")
+        seconds = SELDOM_SECONDS if told else min(max(waited / 10, FIRST_LOOK_SECONDS), LAST_LOOK_SECONDS)
+        return seconds if self._timeout is None else min(seconds, self._timeout - waited)
 
 
 class Client:
@@ -48,6 +73,7 @@ class Client:
         migrations.require_current(self._database)
         self._artifacts = ArtifactStore(self.settings.artifacts)
         self._doorbell = Doorbell(self.settings)
+        self.listener = Listener(self._database)
 
     def submit(
         self,
@@ -111,9 +137,9 @@ class Client:
     def find(self, prefix: str) -> Job:
         """The one job whose id begins so. Raises NotFoundError, also where several do."""
         with self._database.read() as session:
+            if jobs.exists(session, prefix):
+                return jobs.get(session, prefix)
             found = jobs.find_ids(session, prefix)
-            if prefix in found:
-                found = [prefix]
             if len(found) != 1:
                 raise NotFoundError(
                     f"{'several jobs have ids that begin' if found else 'no job has an id that begins'} with {prefix!r}"
@@ -121,14 +147,12 @@ class Client:
             return jobs.get(session, found[0])
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
-        """Poll until the job is over. Raises TimeoutError, and NotFoundError."""
-        limit = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        pause = FIRST_POLL_SECONDS
-        while not (job := self.get(job_id)).state.is_final:
-            if limit is not None and time.monotonic() + pause > limit:
-                raise TimeoutError(f"job {job_id} is {job.state} after {timeout_seconds} s")
-            time.sleep(pause)
-            pause = min(pause * 1.5, LAST_POLL_SECONDS)
+        """Wait until it is over: PostgreSQL tells it, on SQLite we look. Raises TimeoutError, and NotFoundError."""
+        ended, pace = threading.Event(), Pace(job_id, timeout_seconds)
+        with self.listener.on(job_id, ended.set):
+            while not (job := self.get(job_id)).state.is_final:
+                ended.wait(pace.pause(job, told=self.listener.hears))
+                ended.clear()
         return job
 
     def changes(self, since: int = 0, *, limit: int = 500) -> Changes:
@@ -194,6 +218,7 @@ class Client:
         return written
 
     def close(self) -> None:
+        self.listener.close()
         self._doorbell.close()
         self._database.close()
 
