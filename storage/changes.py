@@ -38,5 +38,5 @@ def bump(session: Session, job_id: str) -> None:
         session.execute(job.values(change_seq=session.scalar(_next(1))))
 
 
-def _next(count: int) -> ReturningUpdate[tuple[int]]:
+def _next(count: int) -> ReturningUpdate[int]:
     return update(Ledger).where(Ledger.name == CHANGE_SEQ).values(value=Ledger.value + count).returning(Ledger.value)
