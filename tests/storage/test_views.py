@@ -33,7 +33,8 @@ FILL = (
     f"SELECT 'job-' || n, 'batch-' || (n % {BATCHES} + 1), 'ocr',"
     f" CASE WHEN n % 9 = 0 THEN 'failed' ELSE 'succeeded' END, n, {PAGES}, {PAGES}, '2026-01-01 00:00:00' FROM numbers",
     f"INSERT INTO members (batch_id, digest, path, state, job_id) {NUMBERS}"
-    f" SELECT 'batch-' || (n % {BATCHES} + 1), '' || n, 'folder/' || n || '.pdf', 'submitted', 'job-' || n FROM numbers",
+    f" SELECT 'batch-' || (n % {BATCHES} + 1), '' || n, 'folder/' || n || '.pdf', 'submitted', 'job-' || n"
+    " FROM numbers",
     *(
         f"INSERT INTO parts (job_id, number, slice, state, spec, text) {NUMBERS} SELECT 'job-' || n, {page}, 1,"
         f" 'succeeded', '{{\"page\": {page}}}', 'a page of text that somebody wrote' FROM numbers"
