@@ -93,6 +93,11 @@ class Ocr(Params):
         description=f"Languages of the text in pictures, {_BY_NAME}; the engine warns of those that it cannot read.",
     )
     output: Literal["markdown", "text"] = Field(default="markdown", description="Form of the text.")
+    check_layer: bool = Field(
+        default=True,
+        description="In auto mode, hold a few lines of a text layer against the picture, if the engine reads line by "
+        "line; where they differ, the picture is read.",
+    )
 
 
 class Summarize(Params):

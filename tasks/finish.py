@@ -11,6 +11,7 @@ from domain.jobs import Result
 from domain.plain import clean
 from domain.states import JobState, outcome
 from storage import artifacts, jobs, parts
+from tasks.guards import count_marks
 from tasks.kinds import KINDS, params_of
 from tasks.plan import give_back, give_up, in_turn
 from tasks.work import JobWork, probe_from_json
@@ -60,8 +61,7 @@ def _claim_and_finish(context: Context, job_id: str, *, alone: bool) -> bool:
 
 
 def _finish(context: Context, claim: JobClaim, done: list[Part], stop: threading.Event) -> JobState:
-    failed = [part for part in done if part.error]
-    damaged = [part for part in done if part.data.get("damaged")]
+    failed, damaged = _failed(done), _damaged(done)
     state = outcome(succeeded=len(done) - len(failed), failed=len(failed), damaged=len(damaged))
     if state is JobState.FAILED:
         error = _common_failure(failed)
@@ -69,8 +69,16 @@ def _finish(context: Context, claim: JobClaim, done: list[Part], stop: threading
             jobs.close(session, claim, state=state, error=error, now=context.clock())
         return state
     finished = _merge(context, claim, done, stop)
-    _close(context, claim, finished, state=state, failed=failed, damaged=damaged)
+    _close(context, claim, finished, done, state=state)
     return state
+
+
+def _failed(parts: list[Part]) -> list[Part]:
+    return [part for part in parts if part.error]
+
+
+def _damaged(parts: list[Part]) -> list[Part]:
+    return [part for part in parts if part.data.get("damaged")]
 
 
 def _merge(context: Context, claim: JobClaim, done: list[Part], stop: threading.Event) -> Finished:
@@ -86,12 +94,11 @@ def _merge(context: Context, claim: JobClaim, done: list[Part], stop: threading.
     return KINDS[claim.job.kind].finish(work)
 
 
-def _close(
-    context: Context, claim: JobClaim, finished: Finished, *, state: JobState, failed: list[Part], damaged: list[Part]
-) -> None:
+def _close(context: Context, claim: JobClaim, finished: Finished, done: list[Part], *, state: JobState) -> None:
     """Store the files, then commit their rows, the result and the state in one transaction."""
+    failed, damaged = _failed(done), _damaged(done)
     stored = [context.artifacts.put(content, name=name, media_type=kind) for name, kind, content in finished.files]
-    data = dict(finished.data)
+    data = {**finished.data, "marks": count_marks(done)}
     if warnings := (claim.job.probe or {}).get("warnings"):
         data["warnings"] = list(warnings)
     if failed:

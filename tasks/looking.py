@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
 from tasks import layout
+from tasks.crosscheck import check_layer
+from tasks.guards import Mark, agreement, guarded, shares_nothing
 from tasks.text import count_words
 from worker.engines.base import Purpose, Request, Turn
 from worker.readers.base import Media
 
 if TYPE_CHECKING:
+    from tasks.crosscheck import Check
     from tasks.work import PartWork
     from worker.engines.base import RGB, Completion, Line
     from worker.readers.base import Frames, Page, TextLayer
@@ -33,6 +36,9 @@ HONEST = (
 its letters are rubbish, or the guesses of an earlier OCR that nobody sees."""
 
 
+WRONG = "the text layer does not say what the picture shows"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What was found on a part. `data["how"]` says by what: layer, image, blank, described.
@@ -47,25 +53,49 @@ class Seen:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto") -> Seen:
-    """The text of a page. Blank pages never meet the model, so that no text is invented for them.
+def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto", check: bool = False) -> Seen:
+    """The text of a page: its layer where that can be trusted, else what the engine reads in the picture. With `check`,
+    a few lines of a layer are held against the picture before it is taken. Blank pages never meet the model, so that
+    no text is invented for them.
 
     Raises:
         SourceError: mode is "text" and the page has no text layer.
     """
-    facts = page_facts(page)
     if page.blank:
-        return Seen(text="", data={**facts, "how": "blank", "blank": True})
+        return Seen(text="", data={**page_facts(page), "how": "blank", "blank": True})
     if mode == "text" and page.layer is None:
         raise SourceError(f"page {page.number} has no text layer (mode=text)", code=Code.PAGE_DAMAGED)
-    if page.layer is not None and (mode == "text" or (mode == "auto" and page.layer.trusted)):
-        lines = layout.from_layer(page.layer.lines, page.layer.tables)
-        found = tuple(_found(line.text, line.box, None) for line in page.layer.lines)
-        facts.update(_tables(page.layer))
-        return Seen(text=layout.to_text(lines), lines=lines, found=found, data={**facts, "how": "layer"})
+    if page.layer is None or mode == "image" or (mode == "auto" and not page.layer.trusted):
+        return _read_picture(work, page)
+    checked = check_layer(work, page) if check and page.layer.trusted else None
+    if checked is not None and checked.is_wrong and mode == "auto":
+        return _read_picture(work, replace(page, layer=replace(page.layer, trusted=False, reason=WRONG)))
+    return _read_layer(page, page.layer, checked)
+
+
+def _read_layer(page: Page, layer: TextLayer, checked: Check | None) -> Seen:
+    lines = layout.from_layer(layer.lines, layer.tables)
+    found = tuple(_found(line.text, line.box, None) for line in layer.lines)
+    data: dict[str, Any] = {**page_facts(page), **_tables(layer), "how": "layer"}
+    if checked is not None:
+        data["agreement"] = checked.agreement
+    if layer.cut:
+        data["marks"] = [Mark.TRUNCATED]
+    return Seen(text=layout.to_text(lines), lines=lines, found=found, data=data)
+
+
+def _read_picture(work: PartWork[Any], page: Page) -> Seen:
     hint = spelling(page.layer)
     seen = read_image(work, page.image, hint=work.prompts.hint(hint) if hint else "")
-    return replace(seen, data=_merged(facts, _why(page), seen.data))
+    return replace(seen, data=_merged(page_facts(page), _why(page), seen.data, _compared(seen.text, page.layer)))
+
+
+def _compared(text: str, layer: TextLayer | None) -> dict[str, Any]:
+    """How far what was read agrees with the layer, if there is a good one to compare with."""
+    if layer is None or not layer.trusted:
+        return {}
+    marks = {"marks": [Mark.UNLIKE_LAYER]} if shares_nothing(text, layer.text) else {}
+    return {"agreement": round(agreement(text, layer.text), 4), **marks}
 
 
 def _tables(layer: TextLayer) -> dict[str, Any]:
@@ -75,10 +105,11 @@ def _tables(layer: TextLayer) -> dict[str, Any]:
 
 
 def _merged(*groups: dict[str, Any]) -> dict[str, Any]:
-    """All of them; warnings of several are put together."""
+    """All of them; warnings and marks of several are put together."""
     merged: dict[str, Any] = {name: value for group in groups for name, value in group.items()}
-    if warnings := [warning for group in groups for warning in group.get("warnings", ())]:
-        merged["warnings"] = warnings
+    for name in ("warnings", "marks"):
+        if together := [one for group in groups for one in group.get(name, ())]:
+            merged[name] = together
     return merged
 
 
@@ -105,7 +136,7 @@ def read_image(work: PartWork[Any], image: RGB, *, hint: str = "") -> Seen:
         hint=hint,
         max_new_tokens=READ_TOKENS,
     )
-    completion = work.complete(request)
+    completion = guarded(work.complete, request)
     read = completion.lines[0] if completion.lines else ()
     lines = layout.from_engine(read)
     text = layout.to_text(lines) if lines else completion.text
@@ -192,7 +223,8 @@ def describe_scene(work: PartWork[Any], frames: Frames) -> Completion:
 
 def _described(work: PartWork[Any], request: Request, *, prompt: str) -> Completion:
     turns = (Turn(role="user", text=prompt),)
-    return work.complete(replace(request, purpose=Purpose.DESCRIBE, turns=turns, max_new_tokens=DESCRIBE_TOKENS))
+    asked = replace(request, purpose=Purpose.DESCRIBE, turns=turns, max_new_tokens=DESCRIBE_TOKENS)
+    return guarded(work.complete, asked)
 
 
 def described_data(completion: Completion) -> dict[str, Any]:

@@ -26,15 +26,17 @@ def plan(work: Planning[Ocr]) -> list[Spec]:
 def run(work: PartWork[Ocr]) -> Finished:
     if work.is_video:
         return _run_segment(work)
-    seen = read_page(work, work.page(), mode=work.params.mode)
+    seen = read_page(work, work.page(), mode=work.params.mode, check=work.params.check_layer)
     text = layout.to_markdown(seen.lines) if seen.lines and work.params.output == "markdown" else seen.text
     return Finished(text=text, data={**seen.data, **_lines(seen)})
 
 
 def _lines(seen: Seen) -> dict[str, Any]:
-    """The lines, and the mean of their confidences; None for a text layer."""
+    """The lines, and how sure the text is: the agreement of layer and picture where both were read, else the mean of
+    the lines' confidences; None for a text layer that was not compared."""
     known = [line["confidence"] for line in seen.found if line["confidence"] is not None]
-    return {"lines": list(seen.found), "confidence": round(sum(known) / len(known), 4) if known else None}
+    mean = round(sum(known) / len(known), 4) if known else None
+    return {"lines": list(seen.found), "confidence": seen.data.get("agreement", mean)}
 
 
 def _run_segment(work: PartWork[Ocr]) -> Finished:

@@ -17,6 +17,7 @@ from domain.plain import clean
 from domain.states import AttemptState
 from storage import attempts, parts
 from tasks.bell import ring_due
+from tasks.guards import Mark
 from tasks.kinds import KINDS, params_of
 from tasks.planning import label
 from tasks.source import open_source
@@ -188,8 +189,11 @@ class SliceRun:
         self._steps.begin(part, "storing")
         limit = self._context.settings.limits.max_text_chars
         text, data = clean(finished.text), clean(finished.data)
+        marks = list(data.get("marks", ()))
         if len(text) > limit:
             data["truncated"] = len(text)
+            marks.append(Mark.TRUNCATED)
+        data["marks"] = sorted(set(marks))
         with self._context.database.write() as session:
             parts.succeed(session, self._claim, part.number, text=text[:limit], data=data, now=self._context.clock())
 

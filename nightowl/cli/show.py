@@ -41,8 +41,15 @@ def json_line(value: Mapping[str, Any]) -> None:
 def outcome(job: Job) -> str:
     """One line on how a job ended: for people, on stderr."""
     parts = f" {job.parts.succeeded}/{job.parts.total} parts" if job.parts.total else ""
-    text = f"{job.kind} {job.name}: {job.state}{parts}"
+    told = f", {marks(job)}" if marks(job) else ""
+    text = f"{job.kind} {job.name}: {job.state}{parts}{told}"
     return f"{text}: {job.error.message} [{job.error.code}]" if job.error else text
+
+
+def marks(job: Job) -> str:
+    """How many parts carry which mark: "2 suspect, 1 truncated"; empty if none does."""
+    counts = job.result.data.get("marks", {}) if job.result else {}
+    return ", ".join(f"{count} {mark}" for mark, count in counts.items())
 
 
 def first_line(job: Job, *, width: int = 60) -> str:
@@ -60,7 +67,16 @@ def table(jobs: Sequence[Job], *, ids: bool = True) -> None:
 
     now = datetime.now(UTC)
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (*(("id",) if ids else ()), "job", "state", "parts", "seconds", "first line"):
+    marked = any(marks(job) for job in jobs)
+    for name in (
+        *(("id",) if ids else ()),
+        "job",
+        "state",
+        "parts",
+        *(("marks",) if marked else ()),
+        "seconds",
+        "first line",
+    ):
         shown.add_column(name, overflow="fold" if name == "id" else "ellipsis", no_wrap=name != "first line")
     for job in jobs:
         parts = f"{job.parts.over}/{job.parts.total}" if job.parts.total else "-"
@@ -68,6 +84,7 @@ def table(jobs: Sequence[Job], *, ids: bool = True) -> None:
             f"{job.kind} {job.name}",
             f"[{COLOURS[job.state]}]{job.state}[/]",
             parts,
+            *((marks(job),) if marked else ()),
             f"{job.seconds(now=now):.1f}",
         )
         shown.add_row(*((job.id,) if ids else ()), *cells, _escape(first_line(job)))

@@ -1038,7 +1038,7 @@ def test_an_answer_that_the_source_does_not_support_becomes_a_sentence_of_it_wit
     job = make_worker(StandInReaders(*pages), engine=engine).do(Ask(question=QUESTION), file)
     assert told(job) == (
         "The zebra invoice has the number 4711 this year.",
-        {"sources": [{"page": 2}], "method": "extractive"},
+        {"sources": [{"page": 2}], "method": "extractive", "marks": {}},
     )
 
 

@@ -117,7 +117,10 @@ class Completion:
 @runtime_checkable
 class Engine(Protocol):
     """Attributes: `name` (of the kind of engine), `model` (what exactly runs, for the job's row), `context_tokens`
-    (prompt and answer together) and `page_pixels` (the longer side of a page image that suits it)."""
+    (prompt and answer together) and `page_pixels` (the longer side of a page image that suits it).
+
+    An engine that recognizes text line by line may have `reads_scripts`: how the Unicode names of the letters that it
+    knows begin ("LATIN"). A few lines of a text layer in these scripts are then held against the picture."""
 
     name: str
     model: str

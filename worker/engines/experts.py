@@ -36,6 +36,8 @@ LEAST_LABEL = 0.1
 TOP_LABELS = 5
 # The characters of PP-OCRv6's recognition model (in the metadata of its ONNX file) were compared with these alphabets.
 READ_SCRIPTS = "Latin, Greek, Chinese and Japanese"
+READ_NAMES = ("LATIN", "GREEK", "CJK", "HIRAGANA", "KATAKANA")
+"""The same, as the names of their characters begin in Unicode."""
 UNREAD_LANGUAGES = frozenset(
     (
         *("ar", "arabic", "fa", "persian", "ur", "urdu", "he", "hebrew", "ru", "russian", "uk", "ukrainian"),
@@ -96,6 +98,7 @@ class ExpertsEngine:
 
     name = "experts"
     page_pixels = MAX_SIDE
+    reads_scripts = READ_NAMES
 
     def __init__(self, *, recognizer: Recognizer, tagger: Tagger, chat: Writer, model: str) -> None:
         self.model = model

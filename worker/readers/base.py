@@ -76,10 +76,12 @@ class TextLayer:
 
     glyphs without a Unicode map, replacement characters, an invisible layer of earlier OCR, or ink that it leaves out;
     `reason` says which. `lines` are in the file's order; those of `tables` are among them.
+    `cut` says that it was longer than the limit.
     """
 
     lines: tuple[LayerLine, ...] = ()
     tables: tuple[LayerTable, ...] = ()
+    cut: bool = False
     trusted: bool = True
     reason: str = ""
 

@@ -63,7 +63,7 @@ def read_layer(page: Any, *, scale: float, max_chars: int) -> tuple[TextLayer | 
     kept, warnings = _bounded([line for line in found if line is not None], max_chars=max_chars)
     words = [] if reason or warnings else [word for span in spans if (word := _word(span, matrix)) is not None]
     tables = read_tables(page, words, matrix=matrix, scale=scale)
-    return TextLayer(lines=kept, tables=tables, trusted=not reason, reason=reason), warnings
+    return TextLayer(lines=kept, tables=tables, cut=bool(warnings), trusted=not reason, reason=reason), warnings
 
 
 def _word(span: _Span, matrix: Any) -> Word | None:
