@@ -84,6 +84,7 @@ class AsyncClient:
     parts = _in_thread(Client.parts)
     cancel = _in_thread(Client.cancel)
     retry = _in_thread(Client.retry)
+    batch_id = _in_thread(Client.batch_id)
     artifacts = _in_thread(Client.artifacts)
     read = _in_thread(Client.read)
     save = _in_thread(Client.save)

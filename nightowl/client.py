@@ -14,17 +14,18 @@ from domain.jobs import JobSpec
 from domain.settings import Settings
 from domain.sources import check_source, scheme
 from nightowl.doorbell import Doorbell
-from storage import artifacts, jobs, migrations, parts
+from storage import artifacts, batches, exports, jobs, migrations, parts
 from storage.artifacts import ArtifactStore, StoredFile, safe_name
 from storage.listening import Listener
 from storage.session import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from domain.jobs import Job, Part
     from domain.params import Params
     from domain.states import JobState
+    from storage.exports import Exported, Which
 
 FIRST_LOOK_SECONDS = 0.02
 LAST_LOOK_SECONDS = 1.0
@@ -197,6 +198,16 @@ class Client:
         if not job.parts.total:
             self._doorbell.ring(job_id, priority=job.priority)
         return job
+
+    def batch_id(self, name: str) -> str:
+        """The id of the batch of this name, id or first letters of its id. Raises NotFoundError."""
+        with self._database.read() as session:
+            return batches.find(session, name).id
+
+    def results(self, which: Which) -> Iterator[Exported]:
+        """Jobs with their results, some rows at a time, as the ledger is at the first of them."""
+        with self._database.read() as session:
+            yield from exports.stream(session, which)
 
     def artifacts(self, job_id: str) -> list[StoredFile]:
         """The files that a job gave back."""
