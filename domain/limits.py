@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from domain.errors import Code, SourceError
 
+DECODER_MIB = 180
+"""Memory of a reader child that has its decoders loaded, and of the page that it gives back."""
+
 
 class Limits(BaseModel):
     """Safe defaults; every field is a setting `NIGHTOWL_LIMITS__<NAME>`."""
@@ -24,8 +27,14 @@ class Limits(BaseModel):
         default=200_000_000, gt=0, description="Pixels that an image file may claim before it is refused."
     )
     max_video_seconds: float = Field(default=6 * 3600.0, gt=0, description="Longest video, in seconds.")
+    max_video_frames: int = Field(default=2_000_000, gt=0, description="Frames that a video may claim to have.")
     max_segments: int = Field(default=1_000, gt=0, description="Most segments that one video is cut into.")
     max_frame_side: int = Field(default=1280, ge=64, description="Longer side of a decoded video frame, in pixels.")
+    max_text_bytes: int = Field(
+        default=10_000_000,
+        gt=0,
+        description="Largest file of plain text or of markup (SVG, FB2), in bytes; such a file is laid out as a whole.",
+    )
     max_text_chars: int = Field(default=400_000, gt=0, description="Characters of text kept of one page.")
     read_seconds: float = Field(default=60.0, gt=0, description="Time for one read (probe, page or frames) in a child.")
     read_memory_mb: int = Field(default=1200, ge=256, description="Memory of one reader child, in MiB.")
@@ -64,6 +73,32 @@ class Limits(BaseModel):
                 f"{name} is too large: {width} x {height} = {width * height} pixels; the limit is "
                 f"{self.max_image_pixels} (setting NIGHTOWL_LIMITS__MAX_IMAGE_PIXELS)",
                 code=Code.IMAGE_TOO_LARGE,
+            )
+
+    def check_decoding(self, width: int, height: int, *, needed: int, name: str) -> None:
+        """`needed` is the memory for decoding a picture, in bytes; some is kept for the decoder and the result."""
+        if needed + DECODER_MIB * 1024**2 > self.read_memory_mb * 1024**2:
+            raise SourceError(
+                f"{name} is too large to decode: its {width} x {height} pixels take {needed // 1024**2} MiB, the "
+                f"decoder {DECODER_MIB}; the limit is {self.read_memory_mb} MiB "
+                "(setting NIGHTOWL_LIMITS__READ_MEMORY_MB)",
+                code=Code.IMAGE_TOO_LARGE,
+            )
+
+    def check_text_bytes(self, size: int, *, name: str, format: str) -> None:
+        if size > self.max_text_bytes:
+            raise SourceError(
+                f"{name} has {size} bytes of {format}; the limit for text and markup is {self.max_text_bytes} "
+                "(setting NIGHTOWL_LIMITS__MAX_TEXT_BYTES); cut it into several files",
+                code=Code.SOURCE_TOO_LARGE,
+            )
+
+    def check_video_frames(self, count: int, *, name: str) -> None:
+        if count > self.max_video_frames:
+            raise SourceError(
+                f"{name} says that it has {count} frames; the limit is {self.max_video_frames} "
+                "(setting NIGHTOWL_LIMITS__MAX_VIDEO_FRAMES)",
+                code=Code.VIDEO_TOO_LONG,
             )
 
     def check_video_seconds(self, seconds: float, *, name: str) -> None:

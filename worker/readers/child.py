@@ -6,6 +6,8 @@ the decoders come in. children.py is the parent's side.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import multiprocessing
 import os
@@ -32,6 +34,8 @@ _QUIET = {
     "OPENCV_LOG_LEVEL": "SILENT",
 }
 _MIB = 1024 * 1024
+_M_MMAP_THRESHOLD = -3
+"""mallopt(3)"""
 _CODE_MB = 1024
 """Address space on top of the data limit: libraries are mapped, not held."""
 _MEMORY_WORDS = ("insufficient memory", "cannot allocate memory", "bad_alloc", "out of memory", "malloc")
@@ -65,6 +69,7 @@ def start(memory_mb: int) -> None:
     _die_with_parent()
     _silence()
     _bound(memory_mb)
+    _return_memory()
 
 
 def serve(
@@ -244,6 +249,15 @@ def _bound(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_DATA, memory_mb * _MIB)
     _lower(resource.RLIMIT_AS, (memory_mb + _CODE_MB) * _MIB)
+
+
+def _return_memory() -> None:
+    """Have blocks of a megabyte and more mapped, so that they go back to the system when they are freed.
+
+    glibc raises that threshold by itself, up to 32 MiB: after a large picture a child would hold a gigabyte to its end.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MIB)
 
 
 def _lower(kind: int, limit: int) -> None:

@@ -97,6 +97,8 @@ def open_decoder(source: Open, *, max_side: int) -> Decoder:
         SourceError: neither does; the code says whether it is the codec, the stream or damage.
     """
     header = read_header(source.path)
+    if header is not None:  # decord makes room for every frame that a container claims
+        source.limits.check_video_frames(header.frames, name=source.label)
     if header is not None and min(header.width, header.height) > 0:
         # FFmpeg allocates whole frames whatever size is asked of it afterwards.
         source.limits.check_image_pixels(header.width, header.height, name=f"{source.label} (a frame)")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from domain.errors import Code, SourceError
@@ -36,6 +37,13 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+"""Bytes per pixel that Pillow keeps; 4 in every other mode, RGB too."""
+_DECODERS = {"GIF": 1, "WEBP": 12, "JPEG2000": 16, "AVIF": 12}
+"""Bytes per pixel that these decoders hold besides; the others go by rows."""
+_BITS_PER_SAMPLE, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH = 258, 278, 322, 323
+_BAND_PIXELS = 4_000_000
+"""Of a band of rows that is converted at a time."""
 
 
 class Images:
@@ -44,7 +52,7 @@ class Images:
     def probe(self, source: Open, *, format: str) -> Probe:
         with _opened(source, format) as image:
             width, height = _upright(image)
-            frames = _frames(image)
+            frames = directories(source) if format == "tiff" else _frames(image)
             pages = frames if format == "tiff" else 1
         warnings = (f"the {format} is animated ({frames} frames); only the first is read",) if frames > pages else ()
         if format == "jpeg":
@@ -53,8 +61,8 @@ class Images:
 
     def page(self, source: Open, number: int, *, target_pixels: int, format: str) -> Page:
         with _opened(source, format) as image:
-            frames = _frames(image) if number > 1 else 1
-            if not 1 <= number <= (frames if format == "tiff" else 1):
+            frames = directories(source) if format == "tiff" and number > 1 else 1
+            if not 1 <= number <= frames:
                 raise SourceError(f"{source.label} has no page {number}", code=Code.PAGE_DAMAGED)
             with _damage(_place(source, number, format), Code.PAGE_DAMAGED if number > 1 else Code.SOURCE_DAMAGED):
                 if format == "png":
@@ -102,7 +110,7 @@ def _page(image: Image.Image, source: Open, number: int, *, target_pixels: int) 
     native = _upright(image)
     # A few bytes of slack under the limit of one page; an image is never made larger than it is.
     bound = min(target_pixels / max(native), (source.limits.max_page_pixels / (native[0] * native[1])) ** 0.5, 1.0)
-    pixels = _pixels(image, bound, orientation)
+    pixels = _pixels(image, source, bound, orientation)
     return Page(
         number=number,
         image=pixels,
@@ -114,41 +122,106 @@ def _page(image: Image.Image, source: Open, number: int, *, target_pixels: int) 
     )
 
 
-def _pixels(image: Image.Image, bound: float, orientation: int) -> RGB:
+def _pixels(image: Image.Image, source: Open, bound: float, orientation: int) -> RGB:
+    full = image.size
     size = (max(1, int(image.width * bound)), max(1, int(image.height * bound)))
     if image.format == "JPEG":
         # The decoder itself halves: a quarter of the memory and of the time. Twice the size leaves the filter its work.
         image.draft(None, (size[0] * 2, size[1] * 2))
+    source.limits.check_decoding(*full, needed=decoding_bytes(image, full), name=source.label)
     image.load()
-    shrunk = _shrunk(_eight_bits(image), size)
-    upright = _turned(_on_white(shrunk), orientation)
+    upright = _turned(_shrunk(image, size), orientation)
     return cast("RGB", np.ascontiguousarray(np.asarray(upright, dtype=np.uint8)))
 
 
+def decoding_bytes(image: Image.Image, full: tuple[int, int]) -> int:
+    """Memory that Pillow takes to decode a picture that was opened, at `full` size before any draft.
+
+    Pillow keeps 1, 2 or 4 bytes per pixel, rows of whole words, and a pointer to each row. On top come the
+    decoder's own copies.
+    """
+    row = -(-image.width * _STORED.get(image.mode, 4) // 4) * 4
+    held = (row + 8) * image.height
+    pixels = full[0] * full[1]
+    if image.format == "JPEG" and image.info.get("progressive"):
+        return held + 2 * len(image.getbands()) * pixels  # all coefficients, 16 bits each
+    if image.format == "TIFF":
+        return held + _strip_bytes(image)
+    return held + _DECODERS.get(image.format or "", 0) * pixels
+
+
+def _strip_bytes(image: Image.Image) -> int:
+    """A strip or tile of a TIFF is unpacked as a whole; often it is the whole picture."""
+    tags = getattr(image, "tag_v2", {})
+    bits = int(sum(tags.get(_BITS_PER_SAMPLE, (8,))))
+    width = min(int(tags.get(_TILE_WIDTH, image.width)), image.width)
+    height = min(int(tags.get(_TILE_LENGTH, tags.get(_ROWS_PER_STRIP, image.height))), image.height)
+    return -(-width * bits // 8) * height
+
+
 def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Halving by whole numbers first: it needs no copy in floating point."""
-    factor = min(image.width // size[0], image.height // size[1]) // 2
-    if image.mode in {"1", "P", "PA"} and size != image.size:
-        image = image.convert("L" if image.mode == "1" else "RGBA" if _has_alpha(image) else "RGB")
-    if factor >= 2:
-        image = image.reduce(factor)
-    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=None)
+    """The picture on white at this size, RGB.
+
+    Halved by whole numbers first, which needs no copy in floating point, and band by band: what is converted on the way
+    is then a copy of a band, not of the whole picture.
+    """
+    factor = max(1, min(image.width // size[0], image.height // size[1]) // 2)
+    step = max(1, _BAND_PIXELS // image.width // factor) * factor
+    tops = range(0, image.height, step)
+    levels = _levels(image, tops)
+    sheet = Image.new(_flat_mode(image), (-(-image.width // factor), -(-image.height // factor)))
+    for top in tops:
+        band = _mixable(_eight_bits(_band(image, top, step), levels))
+        band = band.reduce(factor) if factor > 1 else band
+        sheet.paste(_on_white(band).convert(sheet.mode), (0, top // factor))
+    sheet = sheet if sheet.size == size else sheet.resize(size, Image.Resampling.LANCZOS, reducing_gap=None)
+    return sheet.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit and float greys scaled to 0..255; Pillow's own conversion clips them to white."""
-    if not (image.mode.startswith("I") or image.mode == "F"):
-        return image
-    values = np.asarray(image)
+def _band(image: Image.Image, top: int, rows: int) -> Image.Image:
+    return image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _flat_mode(image: Image.Image) -> str:
+    return "L" if (image.mode in {"1", "L"} or _is_deep(image)) and not _has_alpha(image) else "RGB"
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _levels(image: Image.Image, tops: range) -> tuple[float, float]:
+    """The values that are to be black and white in a picture of more than 8 bits."""
+    if not _is_deep(image):
+        return 0.0, 255.0
+    bands = (_values(_band(image, top, tops.step)) for top in tops)
+    extremes = [(float(band.min()), float(band.max())) for band in bands]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     if image.mode.startswith("I;16"):
         # Scanners store 12 bits in 16 and leave the top empty.
-        top = 65535 if int(values.max(initial=0)) > 4095 else 4095
-        return Image.fromarray((values.astype(np.float32) * (255 / top)).astype(np.uint8))
-    low, high = float(values.min()), float(values.max())
+        return 0.0, 65535.0 if high > 4095 else 4095.0
     if image.mode == "I" and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    span = high - low if high > low else 1.0
-    return Image.fromarray(((values.astype(np.float32) - low) * (255 / span)).clip(0, 255).astype(np.uint8))
+        return 0.0, 65535.0
+    return low, high if high > low else low + 1.0
+
+
+def _eight_bits(image: Image.Image, levels: tuple[float, float]) -> Image.Image:
+    """16-bit and float greys scaled to 0..255; Pillow's own conversion clips them to white."""
+    if not _is_deep(image):
+        return image
+    low, high = levels
+    return Image.fromarray(((_values(image) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8))
+
+
+def _values(image: Image.Image) -> npt.NDArray[np.float32]:
+    return np.nan_to_num(np.asarray(image).astype(np.float32))
+
+
+def _mixable(image: Image.Image) -> Image.Image:
+    """In a mode whose neighbouring pixels may be averaged; a colour that stands for transparency becomes so."""
+    if _has_alpha(image):
+        return image.convert("RGBA")
+    return image.convert({"1": "L", "P": "RGB"}[image.mode]) if image.mode in {"1", "P"} else image
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -157,7 +230,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _on_white(image: Image.Image) -> Image.Image:
     if not _has_alpha(image):
-        return image.convert("RGB")
+        return image
     colours = image.convert("RGBA")
     sheet = Image.new("RGBA", colours.size, (255, 255, 255, 255))
     return Image.alpha_composite(sheet, colours).convert("RGB")
@@ -186,6 +259,29 @@ def _frames(image: Image.Image) -> int:
         return int(getattr(image, "n_frames", 1))
     except _FAULTS:
         return 1
+
+
+def directories(source: Open) -> int:
+    """Pages of a TIFF: the directories that are linked from one to the next, each counted once.
+
+    Pillow looks at all of them too, and for each at all those before it: seconds for ten thousand.
+    """
+    with source.path.open("rb") as file:
+        head = file.read(16)
+        order, big = ("<" if head[:2] == b"II" else ">"), head[2:4] in {b"+\0", b"\0+"}
+        count, entry, link = ("Q", 20, "Q") if big else ("H", 12, "I")
+        (at,) = struct.unpack_from(order + link, head.ljust(16, b"\0"), 8 if big else 4)
+        seen: set[int] = set()
+        while at and at not in seen:
+            file.seek(at)
+            fields = file.read(struct.calcsize(count))
+            if len(fields) < struct.calcsize(count):
+                break
+            seen.add(at)
+            file.seek(at + len(fields) + entry * struct.unpack(order + count, fields)[0])
+            following = file.read(struct.calcsize(link)).ljust(struct.calcsize(link), b"\0")
+            (at,) = struct.unpack(order + link, following)
+    return max(1, len(seen))
 
 
 def _place(source: Open, number: int, format: str) -> str:

@@ -84,6 +84,8 @@ class Documents:
 def _open(source: Open, *, format: str) -> Any:
     pymupdf.TOOLS.mupdf_display_errors(False)
     pymupdf.TOOLS.mupdf_display_warnings(False)
+    if format in _STREAMED:
+        source.limits.check_text_bytes(source.path.stat().st_size, name=source.label, format=format)
     with _damage(f"{source.label}: damaged {format}", Code.SOURCE_DAMAGED):
         if format in _STREAMED:
             document = pymupdf.open(stream=source.path.read_bytes(), filetype=format)

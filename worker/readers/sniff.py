@@ -111,6 +111,7 @@ _PROMISES: dict[str, frozenset[str]] = {
     "mts": frozenset({"mpegts"}),
     "m2ts": frozenset({"mpegts"}),
 }
+_BEFORE_ROOT = ((b"<?xml", b"?>"), (b"<!--", b"-->"), (b"<!DOCTYPE", b">"))
 
 
 def sniff(source: Open) -> Kind:
@@ -242,12 +243,27 @@ def _searched(head: bytes) -> str | None:
     # ISO 32000 readers accept junk before the header, within the first 1024 bytes.
     if re.search(rb"(?:^|[\r\n\x00-\x08\x80-\xff])\s*%PDF-\d", head[:1024]):
         return "pdf"
-    opening = head[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
-    root = re.match(rb"(?:<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>|\s)*<([\w:]+)", opening, re.DOTALL)
-    if root is None:
-        return None
-    tag = root.group(1).rpartition(b":")[2].lower()
-    return {b"svg": "svg", b"fictionbook": "fb2", b"html": "html"}.get(tag)
+    return {"svg": "svg", "fictionbook": "fb2", "html": "html"}.get(_root(head[:4096]))
+
+
+def _root(head: bytes) -> str:
+    """The name of the first element of markup, in lower case and without its prefix; empty where there is none.
+
+    One step after the other: a pattern for all of it would try every way to read what is made to be ambiguous.
+    """
+    rest = head.lstrip(b"\xef\xbb\xbf")
+    while True:
+        rest = rest.lstrip()
+        opening, closing = next(((o, c) for o, c in _BEFORE_ROOT if rest.startswith(o)), (b"", b""))
+        if not opening:
+            break
+        if opening == b"<!DOCTYPE" and b"[" in rest.partition(b">")[0]:
+            closing = b"]"  # of the declarations inside; what is left of it up to > is skipped next
+            rest = b"<!DOCTYPE" + rest.partition(closing)[2]
+            continue
+        rest = rest.partition(closing)[2]
+    found = re.match(rb"<([\w:]+)", rest)
+    return found.group(1).rpartition(b":")[2].decode().lower() if found else ""
 
 
 def _textual(head: bytes) -> str:
