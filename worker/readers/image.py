@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from domain.errors import Code, SourceError
 from worker.readers.base import Media, Open, Page, Probe
+from worker.readers.child import is_memory
 from worker.readers.ink import is_blank
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
     from worker.readers.base import RGB
 
-_FAULTS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_FAULTS = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError, ArithmeticError),
+    *(struct.error, zlib.error),
+)
+"""What Pillow and its decoders raise for damaged files."""
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
 """Degrees clockwise that EXIF asks for; 4, 5 and 7 are mirrored besides."""
@@ -290,8 +295,8 @@ def _place(source: Open, number: int, format: str) -> str:
 
 
 def _pillow_names(format: str) -> tuple[str, ...]:
-    """Only the decoder for what the bytes are; Pillow would try them all. Stereo JPEGs have a name of their own."""
-    return {"jpeg": ("JPEG", "MPO"), "jp2": ("JPEG2000",)}.get(format, (format.upper(),))
+    """Only the decoder for what the bytes are; Pillow would try them all."""
+    return {"jp2": ("JPEG2000",)}.get(format, (format.upper(),))
 
 
 def _text(error: BaseException) -> str:
@@ -300,7 +305,10 @@ def _text(error: BaseException) -> str:
 
 @contextmanager
 def _damage(what: str, code: Code) -> Iterator[None]:
+    """Pillow's many errors as ours. Those of memory stay memory errors."""
     try:
         yield
     except _FAULTS as error:
+        if is_memory(error):
+            raise MemoryError(str(error)) from error
         raise SourceError(f"{what} ({_text(error)})", code=code) from error

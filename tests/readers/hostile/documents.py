@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tests.readers.hostile import case
 from tests.readers.hostile.pictures import deflated, jpeg, zeros
