@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench fuzz hostile clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ bench: setup  ## The benchmarks that print ratios (docs/performance.md)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/cpu.py linear
 	$(BIN)/python benchmarks/cpu.py beside
+
+fuzz: setup  ## Thousands of damaged files through each reader (docs/hostile-input.md)
+	$(BIN)/python -m tests.readers.fuzz --mutants 2000 --seed 1
+
+hostile: setup  ## What hostile files cost: how each ends, its seconds and its memory
+	$(BIN)/python -m tests.readers.peaks
 
 clean:  ## Remove the environment and what tests and demo left
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
