@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +14,7 @@ from domain.jobs import JobSpec
 from domain.settings import Settings
 from domain.sources import check_source, scheme
 from nightowl.doorbell import Doorbell
-from storage import artifacts, batches, exports, jobs, migrations, parts
+from storage import artifacts, batches, exports, jobs, migrations, parts, presence
 from storage.artifacts import ArtifactStore, StoredFile, safe_name
 from storage.listening import Listener
 from storage.session import Database
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from domain.params import Params
     from domain.states import JobState
     from storage.exports import Exported, Which
+    from storage.presence import Presence, Standing
 
 FIRST_LOOK_SECONDS = 0.02
 LAST_LOOK_SECONDS = 1.0
@@ -198,6 +199,22 @@ class Client:
         if not job.parts.total:
             self._doorbell.ring(job_id, priority=job.priority)
         return job
+
+    def last_change(self) -> int:
+        """The highest change number that was given: the cursor of who wants to know of nothing that is past."""
+        with self._database.read() as session:
+            return presence.last_change(session)
+
+    def standing(self, batch_id: str | None = None, *, since: int = 0) -> Standing:
+        """How a batch stands; without one, all jobs that are open or have changed since then."""
+        with self._database.read() as session:
+            return presence.standing(session, batch_id=batch_id, since=since)
+
+    def workers(self) -> list[Presence]:
+        """The workers that have reported themselves lately."""
+        lately = datetime.now(UTC) - timedelta(seconds=max(6 * self.settings.sweep_seconds, SELDOM_SECONDS))
+        with self._database.read() as session:
+            return presence.workers(session, seen_after=lately)
 
     def batch_id(self, name: str) -> str:
         """The id of the batch of this name, id or first letters of its id. Raises NotFoundError."""

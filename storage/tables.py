@@ -309,6 +309,23 @@ class Artifact(Base):
     __table_args__ = (Index("ix_artifacts_job_id", "job_id"),)
 
 
+class Worker(Base):
+    """A worker process as it reports itself every few seconds; see storage/presence.py."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    seen_at: Mapped[datetime]
+    started_at: Mapped[datetime]
+    engine: Mapped[str | None] = mapped_column(String(255))
+    in_hand: Mapped[int] = mapped_column(server_default=sql("0"))
+    parts: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
+    pages: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
+    parts_per_second: Mapped[float] = mapped_column(server_default=sql("0"))
+    pages_per_second: Mapped[float] = mapped_column(server_default=sql("0"))
+    occupancy: Mapped[float | None]
+
+
 class Ledger(Base):
     """Two rows: `change_seq`, whose value every change of a job counts up, and `sweep`, whose holder sweeps."""
 

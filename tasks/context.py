@@ -10,6 +10,7 @@ from domain.retry import RetryPolicy
 from storage.attempts import Claimant
 from storage.due import Bell
 from tasks.gate import Gate
+from tasks.presence import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class Context:
     ring: Ring
     name: str
     gate: Gate = field(default_factory=Gate)
+    meter: Meter = field(default_factory=Meter)
     clock: Callable[[], datetime] = utc_now
 
     @property

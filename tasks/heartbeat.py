@@ -61,6 +61,12 @@ class Heartbeat:
     def shutting_down(self) -> bool:
         return self._shutting_down.is_set()
 
+    @property
+    def in_hand(self) -> int:
+        """Attempts that are watched now."""
+        with self._lock:
+            return len(self._watched)
+
     @contextmanager
     def watch(self, token: str) -> Iterator[threading.Event]:
         """Keep the lease of an attempt while the block runs. The event is set when its work must stop."""

@@ -196,6 +196,7 @@ class SliceRun:
         data["marks"] = sorted(set(marks))
         with self._context.database.write() as session:
             parts.succeed(session, self._claim, part.number, text=text[:limit], data=data, now=self._context.clock())
+        self._context.meter.count(part.spec)
 
     def _begin_and_fail(self, part: Part, error: Exception) -> bool:
         count = self._begin(part)
@@ -219,6 +220,8 @@ class SliceRun:
                 parts.fail(session, self._claim, part.number, failure, now=now)
             else:
                 parts.put_back(session, self._claim, part.number, not_before=now + decision.delay)
+        if decision.gives_up:
+            context.meter.count(part.spec)
         verb = "failed" if decision.gives_up else "is tried again"
         logger.warning("part %d %s: %s", part.number, verb, failure.message, extra={"action": "part_failed"})
 

@@ -11,8 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Code, Failure
 from domain.states import JobState
-from storage import attempts, batches, jobs, sweeping
+from storage import attempts, batches, jobs, presence, sweeping
 from tasks.bell import ring_due
+from tasks.presence import FORGOTTEN, Reporter
 
 if TYPE_CHECKING:
     from tasks.context import Context
@@ -31,6 +32,8 @@ def sweep(context: Context) -> bool:
     with context.database.write() as session:
         batches.close_over(session, now=context.clock())
     ring_due(context)
+    with context.database.write() as session:
+        presence.forget(session, seen_before=context.clock() - FORGOTTEN)
     return True
 
 
@@ -70,6 +73,7 @@ class Sweeper:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._reporter = Reporter(context)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -79,6 +83,7 @@ class Sweeper:
     def _run(self) -> None:
         while True:
             try:
+                self._reporter.report()
                 sweep(self._context)
             except SQLAlchemyError:
                 logger.warning("the sweep cannot reach the database", exc_info=True, extra={"action": "sweep"})
@@ -89,5 +94,6 @@ class Sweeper:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._reporter.leave()
         with self._context.database.write() as session:
             sweeping.let_go(session, holder=self._context.name)

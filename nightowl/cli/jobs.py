@@ -63,9 +63,15 @@ def status(
     ] = None,
     state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; repeat for more.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many of the newest jobs.")] = 20,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="How work stands, again and again; of one batch if it is named.")
+    ] = False,
     json: options.JsonOption = False,
 ) -> None:
     """Show jobs: those named, or the newest."""
+    if watch:
+        _watch(jobs or [], as_json=json)
+        return
     with _client() as client:
         found = [client.find(job) for job in jobs] if jobs else client.recent(limit=limit, states=state or ())
         counts = client.counts()
@@ -76,6 +82,17 @@ def status(
     show.table(found)
     if not jobs:
         show.line(", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no jobs yet")
+
+
+def _watch(names: list[str], *, as_json: bool) -> None:
+    """Raises ParamsError and NotFoundError."""
+    from domain.errors import ParamsError
+    from nightowl.cli.watch import watch
+
+    if len(names) > 1:
+        raise ParamsError(f"--watch takes one batch, not {len(names)} names")
+    with _client() as client:
+        watch(client, client.batch_id(names[0]) if names else None, as_json=as_json)
 
 
 def result(
