@@ -326,6 +326,51 @@ class Worker(Base):
     occupancy: Mapped[float | None]
 
 
+class EvalRun(Base):
+    """One data set through the queue: what was measured, with what, and the scores of the whole."""
+
+    __tablename__ = "eval_runs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(255))
+    task: Mapped[str] = mapped_column(String(16))
+    manifest: Mapped[str] = mapped_column(Text)
+    engine: Mapped[str | None] = mapped_column(String(255))
+    model: Mapped[str | None] = mapped_column(String(255))
+    params: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'"))
+    scores: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_eval_runs_created_at", "created_at"),)
+
+
+class EvalItem(Base):
+    """One file, or one question, of a run: what was asked, what should have come out, what did, and its scores.
+
+    `name` is the same in every run over the same data set. `reference_texts` is {"texts": [...]}. `scores` is empty
+    where there is nothing to hold the prediction against; `error` says why there is no prediction.
+    """
+
+    __tablename__ = "eval_items"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("eval_runs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(1024))
+    source: Mapped[str | None] = mapped_column(Text)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    params: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'"))
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'"))
+    reference_texts: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'"))
+    prediction: Mapped[str | None] = mapped_column(Text)
+    facts: Mapped[dict[str, Any] | None]
+    scores: Mapped[dict[str, Any] | None]
+    seconds: Mapped[float | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (Index("ix_eval_items_job_id", "job_id"),)
+
+
 class Ledger(Base):
     """Two rows: `change_seq`, whose value every change of a job counts up, and `sweep`, whose holder sweeps."""
 

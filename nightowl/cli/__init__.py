@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 
 from domain.errors import SETUP_EXIT
-from nightowl.cli import export, jobs, machine, run
+from nightowl.cli import evaluate, export, jobs, machine, run
 
 app = typer.Typer(
     name="nightowl",
@@ -25,6 +25,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in COMMANDS:
     app.command()(command)
+
+app.add_typer(evaluate.app)
 
 OK, NOT_ALL, USAGE, SETUP, NOT_FOUND, INTERRUPTED = 0, 1, 2, SETUP_EXIT, 4, 130
 

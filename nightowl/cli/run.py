@@ -41,7 +41,7 @@ def run(
     params = options.parse_params(kind, param, password)
     files: Sequence[str | None] = sources or [None]
     options.check_key(key, files)
-    with Progress(quiet=json) as progress, _stack(progress) as stack, _client() as client:
+    with Progress(quiet=json) as progress, embedded_stack(progress) as stack, _client() as client:
         jobs = [client.submit(params, file, key=key, priority=FOREGROUND) for file in files]
         try:
             ended = watch(client, stack, jobs, progress)
@@ -61,7 +61,8 @@ def _choose_engine(engine: str | None, model: str | None) -> None:
         os.environ["NIGHTOWL_MODEL"] = model
 
 
-def _stack(progress: Progress) -> Stack:
+def embedded_stack(progress: Progress) -> Stack:
+    """The stack of this data folder, not yet started."""
     from domain.settings import Settings
     from nightowl.stack import Stack
 

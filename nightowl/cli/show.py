@@ -38,6 +38,11 @@ def json_line(value: Mapping[str, Any]) -> None:
     line(json.dumps(value, ensure_ascii=False))
 
 
+def as_json(value: Mapping[str, Any]) -> str:
+    """A file's content, for people to look into."""
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
 def outcome(job: Job) -> str:
     """One line on how a job ended: for people, on stderr."""
     parts = f" {job.parts.succeeded}/{job.parts.total} parts" if job.parts.total else ""
