@@ -97,9 +97,32 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReport:
+    """What one submit of a batch did. `batch` is None where nothing was to be written."""
+
+    batch: Batch | None
+    added: int = 0
+    already: int = 0
+    reused: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "type": "report",
+            "id": self.batch.id if self.batch else None,
+            "name": self.batch.name if self.batch else None,
+            "added": self.added,
+            "reused": self.reused,
+            "already": self.already,
+            "skipped": dict(self.skipped),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """A line of a batch's manifest, with the state of its job."""
 
+    digest: str
     path: str
     state: MemberState
     sha256: str | None = None

@@ -47,6 +47,19 @@ class Limits(BaseModel):
         description="Time for looking up the name of a server, and for connecting to one address of it.",
     )
 
+    max_batch_entries: int = Field(
+        default=1_000_000, gt=0, description="Most entries that one submit of a batch reads, all archives together."
+    )
+    max_batch_bytes: int = Field(
+        default=512 * 1024**3, gt=0, description="Most bytes that the archives of one submit may unpack to."
+    )
+    max_archive_ratio: float = Field(
+        default=200.0, ge=1, description="How many times its own bytes an archive may unpack to, all depths together."
+    )
+    max_archive_depth: int = Field(
+        default=3, ge=1, le=20, description="How deep archives may lie in each other; 1 opens none inside of one."
+    )
+
     def check_source_bytes(self, size: int, *, name: str) -> None:
         if size == 0:
             raise SourceError(f"{name} is an empty file (0 bytes)", code=Code.SOURCE_EMPTY)

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from domain.batches import BATCH_PRIORITY, BatchSpec
 from domain.errors import NotFoundError
 from domain.jobs import JobSpec
 from domain.settings import Settings
 from domain.sources import check_source, scheme
+from nightowl.batches import Options, Submitter, Watcher, default_name
 from nightowl.doorbell import Doorbell
+from nightowl.intake.origins import refuse_archive, shown_source
 from storage import artifacts, batches, exports, jobs, migrations, parts, presence
 from storage.artifacts import ArtifactStore, StoredFile, safe_name
 from storage.listening import Listener
 from storage.session import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from domain.batches import Batch, BatchReport, BatchSummary, Member
     from domain.jobs import Job, Part
     from domain.params import Params
     from domain.states import JobState
+    from nightowl.intake.origins import Source
     from storage.exports import Exported, Which
     from storage.presence import Presence, Standing
 
+BATCH_CHUNK = 500
+"""Jobs of a batch that one transaction cancels or opens again."""
 FIRST_LOOK_SECONDS = 0.02
 LAST_LOOK_SECONDS = 1.0
 SELDOM_SECONDS = 5.0
@@ -101,6 +108,7 @@ class Client:
         """
         if isinstance(source, str | Path):
             check_source(str(source))
+            refuse_archive(str(source), params.kind)
         stored = self._upload(source, name, upload=not self._artifacts.is_local if upload is None else upload)
         spec = JobSpec(
             kind=params.kind,
@@ -178,6 +186,137 @@ class Client:
         with self._database.read() as session:
             jobs.get(session, job_id)
             return parts.of_job(session, job_id)
+
+    def submit_batch(
+        self,
+        params: Params,
+        source: Source | list[Source] | tuple[Source, ...],
+        *,
+        name: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        priority: int = BATCH_PRIORITY,
+        engine: str | None = None,
+        share: int | None = None,
+        fresh: bool = False,
+        upload: bool | None = None,
+        dry_run: bool = False,
+        watcher: Watcher | None = None,
+    ) -> BatchReport:
+        """Make a job of every file in a folder, an archive, a manifest or a list. See docs/batches.md.
+
+        `source` is a path, a pattern, a URL, a binary file that is read as it comes, or several of these. The same
+        sources again, under the same name, add what is missing. `include` and `exclude` are patterns of members' paths.
+        `share` bounds the parts of the batch that are in flight; `fresh` refuses results of earlier jobs.
+
+        Raises:
+            SourceError: a source does not exist, or cannot be opened at all. What is wrong inside it is recorded.
+            ConflictError: the name is that of a batch with another kind or other params.
+        """
+        given = list(source) if isinstance(source, list | tuple) else [source]
+        spec = BatchSpec(
+            name=name or default_name(params, given),
+            params=params,
+            source=", ".join(shown_source(one) for one in given)[:1000],
+            engine=engine,
+            priority=priority,
+            share=share,
+            fresh=fresh,
+        )
+        options = Options(
+            include=tuple(include),
+            exclude=tuple(exclude),
+            upload=not self._artifacts.is_local if upload is None else upload,
+            dry_run=dry_run,
+        )
+        submitter = Submitter(
+            settings=self.settings,
+            database=self._database,
+            store=self._artifacts,
+            doorbell=self._doorbell,
+            spec=spec,
+            options=options,
+            watcher=watcher or Watcher(),
+        )
+        report = submitter.run(given)
+        return replace(report, reused=self.batch(report.batch.id).reused) if report.batch else report
+
+    def batch(self, name_or_id: str) -> BatchSummary:
+        """How a batch stands. Raises NotFoundError."""
+        with self._database.read() as session:
+            return batches.summary(session, batches.find(session, name_or_id))
+
+    def batches(self, *, limit: int = 20) -> list[Batch]:
+        """The newest batches first."""
+        with self._database.read() as session:
+            return batches.recent(session, limit=limit)
+
+    def members(
+        self, name_or_id: str, *, skipped: bool | None = None, after: str = "", limit: int = 1000
+    ) -> list[Member]:
+        """A page of a batch's manifest, in the order of digests; `after` is the digest of the last page's last.
+
+        Only the skipped, or only the others, where that is said. Raises NotFoundError.
+        """
+        with self._database.read() as session:
+            batch = batches.find(session, name_or_id)
+            return batches.members(session, batch.id, skipped=skipped, after=after, limit=limit)
+
+    def wait_batch(
+        self,
+        name_or_id: str,
+        *,
+        timeout_seconds: float | None = None,
+        seen: Callable[[BatchSummary], None] | None = None,
+    ) -> BatchSummary:
+        """Poll until no job of the batch is open. `seen` is told at each look. Raises TimeoutError, NotFoundError."""
+        limit = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            found = self.batch(name_or_id)
+            if seen:
+                seen(found)
+            if found.is_over:
+                return found
+            if limit is not None and time.monotonic() + LAST_LOOK_SECONDS > limit:
+                raise TimeoutError(f"batch {name_or_id}: {found.open} jobs are open after {timeout_seconds} s")
+            time.sleep(LAST_LOOK_SECONDS)
+
+    def cancel_batch(self, name_or_id: str) -> BatchSummary:
+        """End all open jobs of a batch: what is in work at once, then the rest, some at a time."""
+        with self._database.write() as session:
+            batch = batches.find(session, name_or_id)
+            batches.mark_cancelled(session, batch.id, now=datetime.now(UTC))
+        while self._chunk(batches.cancel_some, batch.id, urgent=True):
+            pass
+        while self._chunk(batches.cancel_some, batch.id) or self._is_open(batch.id):
+            pass
+        return self.batch(batch.id)
+
+    def _chunk(self, work: Callable[..., int], batch_id: str, **how: Any) -> int:
+        with self._database.write() as session:
+            return work(session, batch_id, now=datetime.now(UTC), limit=BATCH_CHUNK, **how)
+
+    def _is_open(self, batch_id: str) -> bool:
+        """Whether jobs are left that a worker held at that moment."""
+        with self._database.read() as session:
+            left = batches.count_open(session, batch_id)
+        if left:
+            time.sleep(FIRST_LOOK_SECONDS)
+        return left > 0
+
+    def retry_batch(self, name_or_id: str, *, password: str | None = None) -> int:
+        """Open all jobs of a batch again that failed, were cancelled or are partial. Returns how many those are."""
+        began = datetime.now(UTC)
+        with self._database.write() as session:
+            batch = batches.find(session, name_or_id)
+            jobs.open_again(session, batch.id)
+        count = 0
+        while True:
+            with self._database.write() as session:
+                some = batches.retry_some(session, batch.id, ended_before=began, limit=BATCH_CHUNK, password=password)
+            if not some:
+                return count
+            count += some
 
     def cancel(self, job_id: str) -> Job:
         """End an open job; one that is over stays as it is. Raises NotFoundError."""

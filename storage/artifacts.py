@@ -23,7 +23,7 @@ from storage import tables
 from storage.jobs import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.orm import Session
 
@@ -48,10 +48,8 @@ class ArtifactStore:
 
     def __init__(self, url: str) -> None:
         self._fs, self._root = fsspec.core.url_to_fs(url)
-
-    @property
-    def is_local(self) -> bool:
-        return "file" in _protocols(self._fs)
+        self.is_local = "file" in _protocols(self._fs)
+        self._made: set[str] = set()
 
     def put(self, content: bytes, *, name: str, media_type: str) -> StoredFile:
         """Store bytes under a fresh id."""
@@ -69,6 +67,61 @@ class ArtifactStore:
             with self._fs.open(stored.url, "wb") as target:
                 shutil.copyfileobj(file, target, CHUNK_BYTES)
         return stored
+
+    def keep(self, first: bytes, read: Callable[[int], bytes], *, name: str) -> StoredFile:
+        """Store what was read already and what there is to read, under its hash: the same content lies here once.
+
+        The id is the hash. A file is there whole or not at all; what a killed process left lies in `incoming`.
+        """
+        if len(first) < CHUNK_BYTES:
+            return self._keep_bytes(first, name=name)
+        incoming = self._folder("incoming")
+        digest, size = hashlib.sha256(), 0
+        with tempfile.NamedTemporaryFile(dir=incoming if self.is_local else None, delete=False) as file:
+            try:
+                data = first
+                while data:
+                    digest.update(data)
+                    size += file.write(data)
+                    data = read(CHUNK_BYTES)
+                file.close()
+                stored = self._by_hash(digest.hexdigest(), name=name, size=size)
+                self._move(Path(file.name), stored)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+        return stored
+
+    def _keep_bytes(self, content: bytes, *, name: str) -> StoredFile:
+        stored = self._by_hash(hashlib.sha256(content).hexdigest(), name=name, size=len(content))
+        if not self.is_local:
+            if not self._fs.exists(stored.url):
+                self._fs.pipe_file(stored.url, content)
+            return stored
+        if not _is_there(stored):
+            path = Path(self._folder("incoming")) / new_id()
+            path.write_bytes(content)
+            path.replace(stored.url)
+        return stored
+
+    def _by_hash(self, sha256: str, *, name: str, size: int) -> StoredFile:
+        url = f"{self._folder(f'content/{sha256[:2]}')}/{sha256}"
+        kind = "application/octet-stream"
+        return StoredFile(id=sha256, name=name[-1024:], media_type=kind, size=size, sha256=sha256, url=url)
+
+    def _move(self, path: Path, stored: StoredFile) -> None:
+        if not self.is_local:
+            if not self._fs.exists(stored.url):
+                self._fs.put_file(str(path), stored.url)
+        elif not _is_there(stored):
+            path.replace(stored.url)
+
+    def _folder(self, name: str) -> str:
+        """A folder of the store, made at its first use."""
+        folder = f"{self._root}/{name}"
+        if folder not in self._made:
+            self._fs.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+        return folder
 
     def read(self, stored: StoredFile) -> bytes:
         """Raises SourceError with `artifact_missing` if the file is gone."""
@@ -105,6 +158,13 @@ class ArtifactStore:
         return StoredFile(
             id=id, name=name, media_type=media_type, size=size, sha256=sha256, url=f"{folder}/{safe_name(name)}"
         )
+
+
+def _is_there(stored: StoredFile) -> bool:
+    try:
+        return Path(stored.url).stat().st_size == stored.size
+    except FileNotFoundError:
+        return False
 
 
 def _protocols(fs: object) -> tuple[str, ...]:

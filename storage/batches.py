@@ -25,7 +25,7 @@ from storage.session import rows_changed
 from storage.tables import Artifact, Batch, Job, Member, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement
@@ -237,14 +237,15 @@ def _skipped(session: Session, batch_id: str) -> dict[str, int]:
     return {code or "unknown": count for code, count in session.execute(query)}
 
 
-def members(session: Session, batch_id: str, *, skipped: bool | None = None) -> Iterator[values.Member]:
-    """The manifest by path, some rows at a time; only the skipped, or only the others, where that is said."""
+def members(
+    session: Session, batch_id: str, *, skipped: bool | None = None, after: str = "", limit: int = FETCH_ROWS
+) -> list[values.Member]:
+    """A page of the manifest, in the order of digests behind `after`."""
     query = select(Member, Job.state).join(Job, Job.id == Member.job_id, isouter=True)
-    query = query.where(Member.batch_id == batch_id).order_by(Member.path, Member.digest)
+    query = query.where(Member.batch_id == batch_id, Member.digest > after).order_by(Member.digest).limit(limit)
     if skipped is not None:
         query = query.where(Member.state == (MemberState.SKIPPED if skipped else MemberState.SUBMITTED))
-    for row, job_state in session.execute(query.execution_options(yield_per=FETCH_ROWS)):
-        yield _to_member(row, job_state)
+    return [_to_member(row, job_state) for row, job_state in session.execute(query)]
 
 
 # The whole batch.
@@ -344,6 +345,7 @@ def to_batch(row: Batch) -> values.Batch:
 
 def _to_member(row: Member, job_state: str | None) -> values.Member:
     return values.Member(
+        digest=row.digest,
         path=row.path,
         state=MemberState(row.state),
         sha256=row.sha256,

@@ -107,7 +107,13 @@ def exists(session: Session, job_id: str) -> bool:
 
 def unring(session: Session, job_id: str) -> None:
     """The message for this job was not sent; the sweep rings for it."""
-    session.execute(update(tables.Job).where(tables.Job.id == job_id).values(rung_at=None))
+    unring_many(session, [job_id])
+
+
+def unring_many(session: Session, job_ids: Sequence[str]) -> None:
+    """The same for several. Those that a worker claimed meanwhile need no message."""
+    row = tables.Job
+    session.execute(update(row).where(row.id.in_(job_ids), row.token.is_(None)).values(rung_at=None))
 
 
 def _same(row: tables.Job, spec: JobSpec) -> Job:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 
 from domain.errors import SETUP_EXIT
-from nightowl.cli import evaluate, export, jobs, machine, run
+from nightowl.cli import batch, evaluate, export, jobs, machine, run
 
 app = typer.Typer(
     name="nightowl",
@@ -20,7 +20,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 all succeeded · 1 a job did not · 2 wrong usage · 3 set-up · 4 not found · 130 interrupted.",
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(run.run, jobs.submit, jobs.status, jobs.result, export.export, jobs.cancel, jobs.retry),
+    *(run.run, jobs.submit, batch.batch, jobs.status, jobs.result, export.export, jobs.cancel, jobs.retry),
     *(machine.up, machine.worker, machine.migrate, machine.doctor),
 )
 for command in COMMANDS:

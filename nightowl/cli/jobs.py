@@ -10,17 +10,13 @@ import typer
 
 from domain.states import JobState
 from nightowl.cli import options, show
+from nightowl.cli.batch import print_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from domain.jobs import Job
     from nightowl.client import Client
-
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the jobs to end, and exit as `run` does.")]
-UploadOption = Annotated[
-    bool | None, typer.Option("--upload/--no-upload", help="Copy files into the artifact store.", show_default=False)
-]
 
 
 @contextmanager
@@ -39,8 +35,8 @@ def submit(
     password: options.PasswordOption = None,
     priority: options.PriorityOption = 0,
     key: options.KeyOption = None,
-    upload: UploadOption = None,
-    wait: WaitOption = False,
+    upload: options.UploadOption = None,
+    wait: options.WaitOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Store jobs for the workers that are running, and print their ids."""
@@ -58,9 +54,8 @@ def submit(
 
 
 def status(
-    jobs: Annotated[
-        list[str] | None, typer.Argument(help="Ids of jobs, or their first letters.", metavar="JOB")
-    ] = None,
+    jobs: options.JobsArgument = None,
+    batch: options.BatchOption = None,
     state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; repeat for more.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many of the newest jobs.")] = 20,
     watch: Annotated[
@@ -68,11 +63,15 @@ def status(
     ] = False,
     json: options.JsonOption = False,
 ) -> None:
-    """Show jobs: those named, or the newest."""
+    """Show jobs: those named, or the newest; or how a batch stands."""
+    options.check_batch(batch, jobs, optional=True)
     if watch:
-        _watch(jobs or [], as_json=json)
+        _watch([batch] if batch else jobs or [], as_json=json)
         return
     with _client() as client:
+        if batch is not None:
+            print_summary(client.batch(batch), as_json=json)
+            return
         found = [client.find(job) for job in jobs] if jobs else client.recent(limit=limit, states=state or ())
         counts = client.counts()
     if json:
@@ -130,21 +129,30 @@ def _print_parts(client: Client, job: Job, *, as_json: bool) -> None:
 
 
 def cancel(
-    jobs: Annotated[list[str], typer.Argument(help="Ids of jobs, or their first letters.", metavar="JOB")],
+    jobs: options.JobsArgument = None,
+    batch: options.BatchOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """End jobs. Work on them stops within about a second; a job that is over stays as it is."""
+    options.check_batch(batch, jobs)
     with _client() as client:
-        for job in [client.cancel(client.find(name).id) for name in jobs]:
+        if batch is not None:
+            print_summary(client.cancel_batch(batch), as_json=json)
+        for job in [client.cancel(client.find(name).id) for name in jobs or ()]:
             show.json_line(job.to_json()) if json else show.line(show.outcome(job))
 
 
 def retry(
-    jobs: Annotated[list[str], typer.Argument(help="Ids of jobs, or their first letters.", metavar="JOB")],
+    jobs: options.JobsArgument = None,
+    batch: options.BatchOption = None,
     password: options.PasswordOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Try failed, partial or cancelled jobs again. Parts that succeeded are kept."""
+    options.check_batch(batch, jobs)
     with _client() as client:
-        for job in [client.retry(client.find(name).id, password=password) for name in jobs]:
+        if batch is not None:
+            count = client.retry_batch(batch, password=password)
+            show.json_line({"type": "retried", "jobs": count}) if json else show.line(f"{count} jobs opened again")
+        for job in [client.retry(client.find(name).id, password=password) for name in jobs or ()]:
             show.json_line(job.to_json()) if json else show.line(show.outcome(job))

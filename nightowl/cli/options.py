@@ -33,6 +33,18 @@ EngineOption = Annotated[
     str | None, typer.Option(help="experts, mplug-owl, fake or module:factory.", show_default=False)
 ]
 ModelOption = Annotated[str | None, typer.Option(help="Directory or hub id of a checkpoint.", show_default=False)]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the jobs to end, and exit as `run` does.")]
+UploadOption = Annotated[
+    bool | None, typer.Option("--upload/--no-upload", help="Copy files into the artifact store.", show_default=False)
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Do the work, though an earlier job did the same.")]
+JobsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Ids of jobs, or their first letters.", metavar="[JOB]...", show_default=False),
+]
+BatchOption = Annotated[
+    str | None, typer.Option("--batch", help="All jobs of a batch, by its name or id.", show_default=False)
+]
 JobArgument = Annotated[str, typer.Argument(help="Id of a job, or its first letters.", metavar="JOB")]
 
 
@@ -64,6 +76,14 @@ def _value(kind: Kind, name: str, value: str) -> Any:
     field = PARAMS[kind].model_fields.get(name)
     is_list = field is not None and get_origin(field.annotation) is tuple
     return [item.strip() for item in value.split(",")] if is_list else value
+
+
+def check_batch(batch: str | None, jobs: Sequence[str] | None, *, optional: bool = False) -> None:
+    """Raises ParamsError: a command is about jobs or about one batch."""
+    if batch is not None and jobs:
+        raise ParamsError("give jobs, or --batch, not both")
+    if batch is None and not jobs and not optional:
+        raise ParamsError("give the ids of jobs, or --batch with the name or id of a batch")
 
 
 def check_key(key: str | None, sources: Sequence[str | None]) -> None:

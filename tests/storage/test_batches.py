@@ -87,7 +87,9 @@ def test_skipped_members_are_kept_with_why_and_counted(ledger: Ledger) -> None:
     add(ledger, batch, spec, found("x.pdf"), Skipped(path="../y", code="name_refused", message="leads out"))
     with ledger.database.read() as session:
         summary = batches.summary(session, batch)
-        manifest = list(batches.members(session, batch.id))
+        manifest = sorted(batches.members(session, batch.id), key=lambda member: member.path)
+        first, *_ = page = batches.members(session, batch.id, limit=1)
+        assert [*page, *batches.members(session, batch.id, after=first.digest)] == batches.members(session, batch.id)
     assert (summary.states, summary.skipped) == ({JobState.PENDING: 1}, {"name_refused": 1})
     assert [(member.path, member.state.value, member.error_message) for member in manifest] == [
         ("../y", "skipped", "leads out"),
@@ -337,8 +339,10 @@ def test_the_doorbell_finds_its_rows_by_an_index(database: Database, index: str)
 
     def watch(_c: object, _u: object, statement: str, parameters: Any, _x: object, _m: object) -> None:
         if statement.startswith("SELECT") and "jobs" in statement:
-            rows = database.engine.raw_connection().cursor()
-            said.extend(str(row) for row in rows.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall())
+            connection = database.engine.raw_connection()
+            rows = connection.cursor().execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
+            connection.close()
+            said.extend(map(str, rows))
 
     with ledger.database.write() as session:
         event.listen(database.engine, "before_cursor_execute", watch)

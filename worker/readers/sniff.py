@@ -186,7 +186,7 @@ def _refusal(label: str, name: str) -> str:
     if name == "binary":
         return f"{label}: unsupported file type (binary data of no known format)"
     if name.endswith(" archive"):
-        return f"{label}: unsupported file type: it is a {name}; submit an archive as a batch, not as one document"
+        return f"{label}: unsupported file type: it is a {name}; submit it with `nightowl batch`"
     return f"{label}: unsupported file type {name}"
 
 

@@ -1,0 +1,209 @@
+"""Batches through the client: what is in the ledger and in the store afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from domain.errors import ConflictError, NotFoundError, SourceError
+from domain.settings import Settings
+from domain.states import JobState
+from nightowl import Client, Ocr
+from storage import migrations
+from storage.session import Database
+from tests.client.archives import tarred, zipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def client(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """No stack is up: nothing can be rung for."""
+    monkeypatch.setenv("NIGHTOWL_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NIGHTOWL_DATABASE_URL", database_url)
+    database = Database(database_url)
+    migrations.upgrade(database)
+    database.close()
+    with Client(Settings()) as made:
+        yield made
+
+
+def members(client: Client, name: str) -> dict[str, Any]:
+    return {member.path: member for member in client.members(name)}
+
+
+def test_an_archive_becomes_jobs_and_a_manifest_and_the_same_again_nothing(client: Client, tmp_path: Path) -> None:
+    archive = tmp_path / "in.zip"
+    archive.write_bytes(
+        zipped({"a/x.pdf": b"%PDF-1 one", "b/x.pdf": b"%PDF-1 one", "b/y.pdf": b"%PDF-1 two", "e": b""})
+    )
+    report = client.submit_batch(Ocr(pages="1"), archive, name="first", priority=-3, engine="fake")
+    assert (report.added, report.already, report.skipped) == (3, 0, {"source_empty": 1})
+    found = members(client, "first")
+    assert found["a/x.pdf"].sha256 == hashlib.sha256(b"%PDF-1 one").hexdigest()
+    assert (found["a/x.pdf"].size, found["a/x.pdf"].format) == (10, "pdf")
+    jobs = {path: client.get(member.job_id) for path, member in found.items() if member.job_id}
+    assert jobs["a/x.pdf"].source == jobs["b/x.pdf"].source, "one content is stored once"
+    assert jobs["a/x.pdf"].id != jobs["b/x.pdf"].id
+    job = jobs["b/y.pdf"]
+    assert (job.params, job.priority, job.engine, job.source_name) == ({"pages": "1"}, -3, "fake", "b/y.pdf")
+    assert len(list((tmp_path / "data/artifacts/content").rglob("*/*"))) == 2
+    again = client.submit_batch(Ocr(pages="1"), archive, name="first", priority=-3, engine="fake")
+    assert (again.added, again.already) == (0, 4)
+    assert again.batch is not None
+    assert report.batch is not None
+    assert again.batch.id == report.batch.id
+
+
+def test_a_submit_that_was_killed_is_gone_on_with(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "in.tar"
+    archive.write_bytes(tarred({f"{number}.txt": f"text {number}".encode() for number in range(10)}))
+    monkeypatch.setattr("nightowl.batches.CHUNK_MEMBERS", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(client._doorbell, "ring", killed)
+        with pytest.raises(KeyboardInterrupt):
+            client.submit_batch(Ocr(), archive)
+    name = client.batches()[0].name
+    assert name is not None
+    assert client.batch(name).jobs == 4
+    report = client.submit_batch(Ocr(), archive)
+    assert (report.added, report.already, client.batch(name).jobs) == (6, 4, 10)
+
+
+def killed(*_: object, **__: object) -> bool:
+    raise KeyboardInterrupt
+
+
+def test_a_folder_is_read_in_place_or_uploaded(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/deep/x.txt").write_text("text")
+    client.submit_batch(Ocr(), tmp_path / "in", name="in place")
+    client.submit_batch(Ocr(), tmp_path / "in", name="uploaded", upload=True)
+    in_place, uploaded = (client.get(members(client, name)["deep/x.txt"].job_id) for name in ("in place", "uploaded"))
+    assert in_place.source == str(tmp_path / "in/deep/x.txt")
+    assert uploaded.source == f"artifact:{hashlib.sha256(b'text').hexdigest()}"
+
+
+def test_rows_of_a_manifest_have_params_of_their_own_and_wrong_ones_are_skipped(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("source,pages,colour\na.txt,1,\na.txt,2,\na.txt,,red\nnone.txt,,\nhttps://x.org/b.pdf,,\n")
+    report = client.submit_batch(Ocr(output="text"), manifest, name="m")
+    assert (report.added, report.skipped) == (3, {"params_invalid": 1, "source_missing": 1})
+    with_params = [client.get(member.job_id or "") for member in client.members("m", skipped=False)]
+    assert {(job.source_name, job.params.get("output"), job.params.get("pages")) for job in with_params} == {
+        ("a.txt", "text", "1"),
+        ("a.txt", "text", "2"),
+        ("x.org/b.pdf", "text", None),
+    }
+    assert "https://x.org/b.pdf" in {job.source for job in with_params}
+
+
+def test_a_dry_run_stores_nothing(client: Client, tmp_path: Path) -> None:
+    archive = tmp_path / "in.zip"
+    archive.write_bytes(zipped({"x.pdf": b"%PDF", "../y": b"y"}))
+    report = client.submit_batch(Ocr(), archive, dry_run=True)
+    assert (report.batch, report.added, report.skipped) == (None, 1, {"name_refused": 1})
+    assert client.batches() == []
+    assert not (tmp_path / "data/artifacts/content").exists()
+
+
+def test_large_members_are_stored_whole_and_no_larger_than_the_limit(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(3_000_000)
+    archive = tmp_path / "in.tar"
+    archive.write_bytes(tarred({"x": content, "too large": content + b"1", "after": b"text"}))
+    monkeypatch.setattr(client, "settings", client.settings.model_copy(update={"limits": limits(3_000_000)}))
+    report = client.submit_batch(Ocr(), archive, name="b")
+    assert (report.added, report.skipped) == (2, {"source_too_large": 1})
+    stored = tmp_path / "data/artifacts/content"
+    assert next(stored.rglob(hashlib.sha256(content).hexdigest())).read_bytes() == content
+    assert list((tmp_path / "data/artifacts/incoming").iterdir()) == []
+
+
+def limits(max_source_bytes: int) -> Any:
+    return Settings().limits.model_copy(update={"max_source_bytes": max_source_bytes})
+
+
+def test_cancel_and_retry_of_a_batch(client: Client, tmp_path: Path) -> None:
+    archive = tmp_path / "in.tar"
+    archive.write_bytes(tarred({f"{number}.txt": f"{number}".encode() for number in range(7)}))
+    client.submit_batch(Ocr(), archive, name="b")
+    assert client.cancel_batch("b").states == {JobState.CANCELLED: 7}
+    assert client.retry_batch("b") == 7
+    assert client.batch("b").states == {JobState.PENDING: 7}
+    assert client.retry_batch("b") == 0
+
+
+def test_a_name_of_another_kind_of_batch_is_refused_and_a_missing_one_is_said(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("x")
+    client.submit_batch(Ocr(), tmp_path / "x.txt", name="b")
+    with pytest.raises(ConflictError):
+        client.submit_batch(Ocr(pages="2"), tmp_path / "x.txt", name="b")
+    with pytest.raises(NotFoundError):
+        client.batch("nothing")
+    with pytest.raises(SourceError, match="does not exist"):
+        client.submit_batch(Ocr(), tmp_path / "none.zip")
+
+
+def test_memory_does_not_grow_with_the_members(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nightowl.batches.CHUNK_MEMBERS", 100)
+
+    def peak(count: int) -> int:
+        archive = tmp_path / f"{count}.tar.gz"
+        archive.write_bytes(tarred({f"{number}.txt": b"%d" % number for number in range(count)}, mode="w:gz"))
+        tracemalloc.start()
+        try:
+            client.submit_batch(Ocr(), archive)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(50)
+    small, large = peak(300), peak(900)
+    assert large < small * 1.2
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite; the ledger's own tests run on both databases."""
+    return sqlite_url
+
+
+def test_a_remote_store_gets_every_file(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    monkeypatch.setenv("NIGHTOWL_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NIGHTOWL_DATABASE_URL", database_url)
+    monkeypatch.setenv("NIGHTOWL_ARTIFACTS_URL", "memory://store")
+    database = Database(database_url)
+    migrations.upgrade(database)
+    database.close()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.txt").write_text("small")
+    (tmp_path / "in/y.bin").write_bytes(b"1" * 2_000_000)
+    memory = fsspec.filesystem("memory")
+    try:
+        with Client(Settings()) as client:
+            assert client.submit_batch(Ocr(), tmp_path / "in", name="b").added == 2
+        sizes = sorted(memory.info(path)["size"] for path in memory.find("/store/content"))
+        assert sizes == [5, 2_000_000]
+    finally:
+        memory.rm("/store", recursive=True)
+
+
+@pytest.mark.parametrize("name", ["in.zip", "in.tar"])
+def test_an_archive_as_one_job_is_refused_with_the_command_to_use(client: Client, tmp_path: Path, name: str) -> None:
+    archive = tmp_path / name
+    archive.write_bytes(zipped({"x": b"x"}) if name == "in.zip" else tarred({"x": b"x"}))
+    with pytest.raises(SourceError, match=f"nightowl batch ocr {name}"):
+        client.submit(Ocr(), archive)
