@@ -29,6 +29,7 @@ class JobSpec:
     priority: int = 0
     engine: str | None = None
     batch_id: str | None = None
+    callback: str | None = field(default=None, repr=False)
 
     @property
     def password(self) -> str | None:

@@ -118,11 +118,26 @@ class Settings(BaseSettings):
         "loopback or link-local.",
     )
 
+    callback_url: str | None = Field(
+        default=None, description="http(s) URL that is told of each submitted job that ends and names none of its own."
+    )
+    callback_secret: SecretStr | None = Field(
+        default=None, description="Key of the signature on what callbacks are sent; workers send nothing without it."
+    )
+    callback_attempts: int = Field(
+        default=12, ge=1, le=100, description="Attempts at one callback before it is given up."
+    )
+    callback_private_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Networks (CIDR), addresses and host names that callbacks may go to though they are private, "
+        "loopback or link-local.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on stderr.")
     limits: Limits = Field(default_factory=Limits, description="Bounds on sources, see below.")
 
-    @field_validator("queues", "source_protocols", "source_private_hosts", mode="before")
+    @field_validator("queues", "source_protocols", "source_private_hosts", "callback_private_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -150,7 +165,7 @@ class Settings(BaseSettings):
             )
         return names
 
-    @field_validator("source_private_hosts")
+    @field_validator("source_private_hosts", "callback_private_hosts")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_checked_host(entry) for entry in value)

@@ -60,6 +60,14 @@ def file_name(source: str) -> str:
     return str(name)[-LONGEST_NAME:]
 
 
+def check_callback(url: str) -> str:
+    """The URL, if it may be called. Raises SourceError where it is not http or https, or holds a user or password."""
+    check_source(url)
+    if scheme(url) not in WEB:
+        raise SourceError(f"callback {masked(url)} is not an http or https URL", code=Code.SOURCE_UNSUPPORTED)
+    return url
+
+
 def check_source(source: str) -> None:
     """Refuse a URL that holds a user or password: rows, logs and messages are not the place for them.
 

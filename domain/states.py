@@ -49,6 +49,14 @@ class MemberState(StrEnum):
     SKIPPED = "skipped"
 
 
+class DeliveryState(StrEnum):
+    """What became of a message to a callback."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"
+
+
 class Phase(StrEnum):
     """What an attempt does: plan the job, run one slice of its parts, or finish it."""
 

@@ -13,7 +13,7 @@ from domain.batches import BATCH_PRIORITY, BatchSpec
 from domain.errors import NotFoundError
 from domain.jobs import JobSpec
 from domain.settings import Settings
-from domain.sources import check_source, scheme
+from domain.sources import check_callback, check_source, scheme
 from nightowl.batches import Options, Submitter, Watcher, default_name
 from nightowl.doorbell import Doorbell
 from nightowl.intake.origins import refuse_archive, shown_source
@@ -94,6 +94,7 @@ class Client:
         priority: int = 0,
         engine: str | None = None,
         upload: bool | None = None,
+        callback: str | None = None,
     ) -> Job:
         """Store a job and ring for it.
 
@@ -101,6 +102,7 @@ class Client:
         themselves. `upload` copies a local file into the artifact store;
         by default this is done where the store is remote, since the workers then may not see this machine's files.
         `key` makes the call idempotent: the same key again returns the same job. Above 0, `priority` goes first.
+        `callback` is a URL that is told when the job ends (docs/callbacks.md); by default that of the settings.
 
         Raises:
             ConflictError: the key belongs to a job with another kind, source or params.
@@ -118,6 +120,7 @@ class Client:
             key=key,
             priority=priority,
             engine=engine,
+            callback=check_callback(callback) if callback else self.settings.callback_url,
         )
         with self._database.write() as session:
             if stored:

@@ -66,6 +66,7 @@ def submit(session: Session, spec: JobSpec, *, now: datetime, job_id: str | None
         "priority": spec.priority,
         "wants_engine": spec.engine,
         "batch_id": spec.batch_id,
+        "callback": spec.callback,
     }
     id = job_id or new_id()
     if not spec.key:

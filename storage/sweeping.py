@@ -30,6 +30,11 @@ def hold(session: Session, *, holder: str, now: datetime, until: datetime) -> bo
     return changed == 1
 
 
+def holds(session: Session, *, holder: str) -> bool:
+    row = tables.Ledger
+    return session.scalar(select(row.holder).where(row.name == SWEEP)) == holder
+
+
 def let_go(session: Session, *, holder: str) -> None:
     row = tables.Ledger
     session.execute(update(row).where(row.name == SWEEP, row.holder == holder).values(holder=None, until=None))

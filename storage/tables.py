@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from domain.kinds import Kind
-from domain.states import AttemptState, JobState, MemberState, PartState, Phase
+from domain.states import AttemptState, DeliveryState, JobState, MemberState, PartState, Phase
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -145,9 +145,10 @@ class Job(Base):
     """One source (or none), one kind, one set of params, one result.
 
     `token` is that of the attempt which plans or finishes the job now. `password` opens an encrypted source and is
-    cleared when the job ends. `wants_engine` is what the application asked for, `engine` what ran. `attempts` counts
-    every time that work on the job began or began anew; `tries` only those at the planning or finishing that is due
-    now, and `deaths` those of them that ended with their worker.
+    cleared when the job ends. `wants_engine` is what the application asked for, `engine` what ran.
+    `attempts` counts every time that
+    work on the job began or began anew; `tries` only those at the planning or finishing that is due now, and `deaths`
+    those of them that ended with their worker.
     `sha256` is that of the source's content, `work_key` of everything that its result depends on. `reused_from` is the
     job whose result this one was given, or, while it is pending, waits for; `fresh` refuses both.
     """
@@ -183,6 +184,7 @@ class Job(Base):
     reused_from: Mapped[str | None] = mapped_column(String(64))
     fresh: Mapped[bool] = mapped_column(Boolean, server_default=sql("false"))
     token: Mapped[str | None] = mapped_column(String(64))
+    callback: Mapped[str | None] = mapped_column(Text)
     not_before: Mapped[datetime | None]
     rung_at: Mapped[datetime | None]
     change_seq: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
@@ -306,6 +308,29 @@ class Artifact(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
 
     __table_args__ = (Index("ix_artifacts_job_id", "job_id"),)
+
+
+class Delivery(Base):
+    """A message to a callback: written by a trigger in the transaction that ends a job, sent by tasks/callbacks.py."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_state: Mapped[str] = mapped_column(String(16))
+    url: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16), server_default=DeliveryState.PENDING)
+    attempts: Mapped[int] = mapped_column(server_default=sql("0"))
+    not_before: Mapped[datetime | None]
+    error_message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        _one_of("state", DeliveryState),
+        _where("ix_deliveries_pending", "state = 'pending'", "created_at"),
+        Index("ix_deliveries_job_id", "job_id"),
+    )
 
 
 class Worker(Base):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
-from kombu.exceptions import ChannelError, OperationalError
 
 from domain.errors import SETUP_EXIT, SetupError
 from domain.kinds import Kind
@@ -17,6 +16,7 @@ from domain.settings import Settings
 from storage import attempts, jobs, migrations
 from storage.artifacts import ArtifactStore
 from storage.session import Database
+from tasks.callbacks import Courier
 from tasks.context import Context, utc_now
 from tasks.finish import finish_job
 from tasks.heartbeat import Heartbeat
@@ -25,9 +25,6 @@ from tasks.run import run_slice
 from tasks.sweep import Sweeper
 from worker import logs, runtime
 from worker.app import app
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +50,15 @@ class Service:
                 clock=utc_now,
             ),
             ring=send,
-            queued=count_queued,
             name=attempts.worker_name(os.getpid()),
         )
         self.sweeper = Sweeper(self.context)
+        self.courier = Courier(self.context)
 
     def start(self) -> None:
         self.context.heartbeat.start()
         self.sweeper.start()
+        self.courier.start()
 
     def shut_down(self) -> None:
         """SIGTERM: tell all work to stop; it gives its parts back. Leave by force if something does not listen."""
@@ -70,6 +68,7 @@ class Service:
         timer.start()
 
     def close(self) -> None:
+        self.courier.close()
         self.sweeper.close()
         self.context.heartbeat.close()
         self.runtime.readers.close()
@@ -84,27 +83,6 @@ def _leave() -> None:
 def send(task: str, *args: str | int, queue: str, priority: int) -> None:
     """The doorbell of a worker."""
     app.send_task(task, args=args, queue=queue, priority=priority, ignore_result=True, retry=False)
-
-
-def count_queued(queues: Collection[str]) -> int:
-    """How many messages lie in the queues. Raises OperationalError where the broker cannot be reached."""
-    with app.pool.acquire(block=True) as connection:
-        return count_messages(connection, queues)
-
-
-def count_messages(connection: Any, queues: Collection[str]) -> int:
-    """Those that nobody fetched: what a worker has fetched and not begun is not counted, since it may be dead."""
-    try:
-        return sum(_count(connection.default_channel, queue) for queue in queues)
-    except connection.connection_errors as error:
-        raise OperationalError(str(error)) from error
-
-
-def _count(channel: Any, queue: str) -> int:
-    try:
-        return int(channel.queue_declare(queue=queue, passive=True).message_count)
-    except ChannelError:  # an empty one is not there
-        return 0
 
 
 _service: Service | None = None
@@ -139,15 +117,12 @@ def _stop(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect
-def _end(sender: Any, **_: Any) -> None:
-    """Leave at once: everything is given back, and the interpreter would wait for the engine's threads.
-
-    The status is Celery's own: 0 where it was asked to leave, another where it failed, so that it is started again.
-    """
+def _end(**_: Any) -> None:
+    """Leave at once: everything is given back, and the interpreter would wait for the engine's threads."""
     if _service is not None:
         _service.close()
     logging.shutdown()
-    os._exit(sender.exitcode or 0)
+    os._exit(0)
 
 
 @app.task(name=PLAN_JOB)
@@ -173,11 +148,17 @@ def finish_task(job_id: str) -> None:
 
 @app.task(name=SUBMIT)
 def submit_task(
-    job_id: str, kind: str, source: str | None = None, params: dict[str, Any] | None = None, priority: int = 0
+    job_id: str,
+    kind: str,
+    source: str | None = None,
+    params: dict[str, Any] | None = None,
+    priority: int = 0,
+    callback: str | None = None,
 ) -> None:
     """For applications that have only Celery: `job_id` is theirs to choose and to poll; sent twice it is one job."""
     context = service().context
     values = {"kind": Kind(kind), "source": source, "params": params or {}, "priority": priority}
+    values["callback"] = callback or context.settings.callback_url
     with logs.about(job=job_id):
         with context.database.write() as session:
             jobs.insert_once(session, job_id, values, now=context.clock())

@@ -36,6 +36,7 @@ def submit(
     priority: options.PriorityOption = 0,
     key: options.KeyOption = None,
     upload: options.UploadOption = None,
+    callback: Annotated[str | None, typer.Option(help="URL told when a job ends.", show_default=False)] = None,
     wait: options.WaitOption = False,
     json: options.JsonOption = False,
 ) -> None:
@@ -44,7 +45,10 @@ def submit(
     files: Sequence[str | None] = sources or [None]
     options.check_key(key, files)
     with _client() as client:
-        jobs = [client.submit(params, file, key=key, priority=priority, engine=engine, upload=upload) for file in files]
+        jobs = [
+            client.submit(params, file, key=key, priority=priority, engine=engine, upload=upload, callback=callback)
+            for file in files
+        ]
         if wait:
             jobs = [client.wait(job.id) for job in jobs]
     for job in jobs:

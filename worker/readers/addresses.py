@@ -48,9 +48,18 @@ def is_public(address: Address) -> bool:
 
 
 def resolve(
-    host: str, port: int, *, label: str, private_hosts: Sequence[str], patience: Patience, seconds: float
+    host: str,
+    port: int,
+    *,
+    label: str,
+    private_hosts: Sequence[str],
+    patience: Patience,
+    seconds: float,
+    setting: str = "NIGHTOWL_SOURCE_PRIVATE_HOSTS",
 ) -> list[Address]:
     """The addresses of a host, each of which may be connected to. A literal address counts as its own name.
+
+    `setting` is the one that `private_hosts` come from.
 
     Raises:
         SourceError: one of them is not public and not allowed, or the name cannot be resolved.
@@ -62,8 +71,7 @@ def resolve(
     for address in addresses:
         if not is_public(address) and not any(address in network for network in networks):
             raise SourceError(
-                f"{label}: the host {host} has an address that is not public, and sources may not come from there "
-                "(setting NIGHTOWL_SOURCE_PRIVATE_HOSTS)",
+                f"{label}: the host {host} has an address that is not public, which is not allowed (setting {setting})",
                 code=Code.SOURCE_REFUSED,
             )
     return addresses

@@ -22,7 +22,7 @@ from domain.errors import Code, SourceError
 from worker.readers import addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from worker.readers.addresses import Address
     from worker.readers.fetch import Rules, Sink
@@ -130,6 +130,42 @@ def _get(target: _Target, sink: Sink, rules: Rules, patience: Patience) -> _Targ
                 raise _bad_answer(target, response.status)
             _receive(response, target, sink)
             return None
+    except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
+        raise _broken(target, error, seconds) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """Where may be posted to. `private_hosts` is the setting NIGHTOWL_CALLBACK_PRIVATE_HOSTS."""
+
+    private_hosts: tuple[str, ...]
+    connect_seconds: float
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str], rules: Posting, patience: Patience) -> int:
+    """Send a body; the status of the answer, whose content is not read. Redirects are not followed.
+
+    Raises SourceError (refused; or retryable, where there is no connection), TimeUpError and LostError.
+    """
+    target = _parse(sources.check_callback(url), label=f"callback {sources.masked(url)}")
+    seconds = rules.connect_seconds
+    judged = addresses.resolve(
+        target.host,
+        target.port,
+        label=target.label,
+        private_hosts=rules.private_hosts,
+        patience=patience,
+        seconds=seconds,
+        setting="NIGHTOWL_CALLBACK_PRIVATE_HOSTS",
+    )
+    backend = _Pinned(judged, patience, seconds)
+    sent = [*target.headers, *headers.items(), ("Content-Length", str(len(body)))]
+    try:
+        with (
+            httpcore2.ConnectionPool(max_connections=1, network_backend=backend) as pool,
+            pool.stream("POST", target.url, headers=sent, content=body) as response,
+        ):
+            return int(response.status)
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
         raise _broken(target, error, seconds) from None
 
