@@ -2,10 +2,13 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+RUNS    ?= 20
+SEED    ?= 1
+SECONDS ?= 1200
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench fuzz hostile clean
+.PHONY: help setup demo test check bench chaos soak fuzz hostile clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +41,13 @@ bench: setup  ## The benchmarks that print ratios (docs/performance.md)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/cpu.py linear
 	$(BIN)/python benchmarks/cpu.py beside
+
+chaos: setup  ## Seeded runs with faults (RUNS=20 SEED=1), then fuzz; docs/reliability.md
+	$(BIN)/python -m tests.chaos run --runs $(RUNS) --seed $(SEED)
+	$(MAKE) --no-print-directory fuzz
+
+soak: setup  ## A mixed load for SECONDS=1200; fails on what grows: memory, leases, messages
+	$(BIN)/python -m tests.chaos soak --seconds $(SECONDS)
 
 fuzz: setup  ## Thousands of damaged files through each reader (docs/hostile-input.md)
 	$(BIN)/python -m tests.readers.fuzz --mutants 2000 --seed 1

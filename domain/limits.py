@@ -36,6 +36,9 @@ class Limits(BaseModel):
         description="Largest file of plain text or of markup (SVG, FB2), in bytes; such a file is laid out as a whole.",
     )
     max_text_chars: int = Field(default=400_000, gt=0, description="Characters of text kept of one page.")
+    max_pdf_bytes: int = Field(
+        default=256 * 1024**2, gt=0, description="Largest searchable PDF that is made, in bytes."
+    )
     read_seconds: float = Field(default=60.0, gt=0, description="Time for one read (probe, page or frames) in a child.")
     read_memory_mb: int = Field(default=1200, ge=256, description="Memory of one reader child, in MiB.")
     fetch_seconds: float = Field(

@@ -93,6 +93,12 @@ class Ocr(Params):
         description=f"Languages of the text in pictures, {_BY_NAME}; the engine warns of those that it cannot read.",
     )
     output: Literal["markdown", "text"] = Field(default="markdown", description="Form of the text.")
+    outputs: tuple[Literal["markdown", "text", "hocr", "pdf"], ...] = Field(
+        default=(),
+        max_length=4,
+        description="Files to make beside that of `output`: hocr for the places of the words, pdf for the pages with "
+        "an invisible layer of the text to search in.",
+    )
     check_layer: bool = Field(
         default=True,
         description="In auto mode, hold a few lines of a text layer against the picture, if the engine reads line by "

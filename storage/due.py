@@ -275,8 +275,14 @@ def unring(session: Session, items: Sequence[Due]) -> None:
 
 
 def outstanding(session: Session, bell: Bell) -> int:
-    """Messages sent lately that nobody has taken yet."""
+    """Messages sent, and not so long ago that they count as lost, that nobody has taken yet."""
     return sum(_outstanding(session, bell))
+
+
+def engines(session: Session) -> list[str | None]:
+    """What open jobs that were rung for ask for, each once: it says in which queues their messages lie."""
+    rung = or_(Job.rung_at.is_not(None), _is(Job.state, JobState.RUNNING))
+    return list(session.scalars(select(Job.wants_engine).where(_is_open(), rung).distinct()))
 
 
 def _outstanding(session: Session, bell: Bell) -> tuple[int, int]:
@@ -307,8 +313,11 @@ def _outstanding(session: Session, bell: Bell) -> tuple[int, int]:
 
 def _rung_and_untaken() -> tuple[ColumnElement[bool], ...]:
     """Spelt as the condition of ix_jobs_rung."""
-    is_open = Job.state.in_([literal_column("'pending'"), literal_column("'running'")])
-    return Job.rung_at.is_not(None), Job.token.is_(None), is_open
+    return Job.rung_at.is_not(None), Job.token.is_(None), _is_open()
+
+
+def _is_open() -> ColumnElement[bool]:
+    return Job.state.in_([literal_column("'pending'"), literal_column("'running'")])
 
 
 def _due(row: Row[Any], bell: Bell, *, slice: int | None = None) -> Due:

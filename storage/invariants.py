@@ -34,7 +34,7 @@ FETCH_ROWS = 1000
 
 
 class Invariant(StrEnum):
-    """Stable names, described in docs/operations.md."""
+    """Stable names, described in docs/reliability.md."""
 
     JOB_STUCK = "job_stuck"
     PART_STUCK = "part_stuck"

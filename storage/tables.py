@@ -145,10 +145,9 @@ class Job(Base):
     """One source (or none), one kind, one set of params, one result.
 
     `token` is that of the attempt which plans or finishes the job now. `password` opens an encrypted source and is
-    cleared when the job ends. `wants_engine` is what the application asked for, `engine` what ran.
-    `attempts` counts every time that
-    work on the job began or began anew; `tries` only those at the planning or finishing that is due now, and `deaths`
-    those of them that ended with their worker.
+    cleared when the job ends. `wants_engine` is what the application asked for, `engine` what ran. `attempts` counts
+    every time that work on the job began or began anew; `tries` only those at the planning or finishing that is due
+    now, and `deaths` those of them that ended with their worker.
     `sha256` is that of the source's content, `work_key` of everything that its result depends on. `reused_from` is the
     job whose result this one was given, or, while it is pending, waits for; `fresh` refuses both.
     """

@@ -1,36 +1,70 @@
-"""Ringing for what is due, within the bound on messages. A second ring is harmless; one that fails is made up later."""
+"""Ringing for what is due, within the bound on messages. A second ring is harmless; one that fails is made up later.
+
+A message that nobody took for long was lost, or it still waits behind others. Both look the same in SQL, so the broker
+is asked how many messages lie there: only as many as are missing are sent again. Without that, each of a backlog would
+be sent anew every `ring_seconds`, for as long as the backlog lasts.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
 
 from domain.messages import CPU, FINISH_JOB, GPU, PLAN_JOB, RUN_SLICE, message_priority, queue_for
 from storage import due
+from storage.due import Room
 
 if TYPE_CHECKING:
-    from storage.due import Due
+    from sqlalchemy.orm import Session
+
+    from storage.due import Bell, Due
     from tasks.context import Context
 
 logger = logging.getLogger(__name__)
 
+NEVER = datetime(1, 1, 1, tzinfo=UTC)
+"""As `stale_before`: no message counts as lost."""
+
 
 def ring_due(context: Context) -> int:
-    """Send a message for each job and slice that waits, up to the bound. Returns how many were sent."""
-    bell = context.bell
+    """Send a message for each job and slice that nobody was told of, up to the bound. Returns how many were sent."""
     with context.database.write() as session:
-        room = due.room(session, bell, max_messages=context.settings.max_messages)
-        finishes = due.finishes(session, bell, limit=room.total)
-        room = room.without(finishes)
-        slices = due.slices(session, bell, limit=room.total, batches=room.batches)
-        room = room.without(slices)
-        plans = due.plans(session, bell, limit=room.total, batches=room.batches)
+        room = due.room(session, context.bell, max_messages=context.settings.max_messages)
+        messages = _due(session, replace(context.bell, stale_before=NEVER), room)
+    return _send_all(context, messages)
+
+
+def ring_again(context: Context) -> int:
+    """Send as many messages again as are missing at the broker, of those that nobody took for `ring_seconds`."""
+    with context.database.read() as session:
+        sent = due.outstanding(session, replace(context.bell, stale_before=NEVER))
+        queues = {queue_for(GPU, engine) for engine in due.engines(session)} if sent else set()
+    if not sent:
+        return 0
+    try:
+        missing = sent - context.queued({CPU, GPU, *queues})
+    except (OperationalError, OSError) as error:
+        logger.warning("the broker cannot be asked what it holds: %s", error, extra={"action": "ring"})
+        return 0
+    with context.database.write() as session:
+        messages = _due(session, context.bell, Room(total=missing, batches=missing)) if missing > 0 else []
+    return _send_all(context, messages)
+
+
+def _due(session: Session, bell: Bell, room: Room) -> list[tuple[str, Due]]:
+    """What to send, with the name of its task; marked as rung."""
+    finishes = due.finishes(session, bell, limit=room.total)
+    room = room.without(finishes)
+    slices = due.slices(session, bell, limit=room.total, batches=room.batches)
+    room = room.without(slices)
+    plans = due.plans(session, bell, limit=room.total, batches=room.batches)
     messages = [(FINISH_JOB, item) for item in finishes]
     messages += [(RUN_SLICE, item) for item in slices]
-    messages += [(PLAN_JOB, item) for item in plans]
-    return _send_all(context, messages)
+    return messages + [(PLAN_JOB, item) for item in plans]
 
 
 def _send_all(context: Context, messages: list[tuple[str, Due]]) -> int:

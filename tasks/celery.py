@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from kombu.exceptions import ChannelError, OperationalError
 
 from domain.errors import SETUP_EXIT, SetupError
 from domain.kinds import Kind
@@ -25,6 +26,9 @@ from tasks.run import run_slice
 from tasks.sweep import Sweeper
 from worker import logs, runtime
 from worker.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class Service:
                 clock=utc_now,
             ),
             ring=send,
+            queued=count_queued,
             name=attempts.worker_name(os.getpid()),
         )
         self.sweeper = Sweeper(self.context)
@@ -85,6 +90,27 @@ def send(task: str, *args: str | int, queue: str, priority: int) -> None:
     app.send_task(task, args=args, queue=queue, priority=priority, ignore_result=True, retry=False)
 
 
+def count_queued(queues: Collection[str]) -> int:
+    """How many messages lie in the queues. Raises OperationalError where the broker cannot be reached."""
+    with app.pool.acquire(block=True) as connection:
+        return count_messages(connection, queues)
+
+
+def count_messages(connection: Any, queues: Collection[str]) -> int:
+    """Those that nobody fetched: what a worker has fetched and not begun is not counted, since it may be dead."""
+    try:
+        return sum(_count(connection.default_channel, queue) for queue in queues)
+    except connection.connection_errors as error:
+        raise OperationalError(str(error)) from error
+
+
+def _count(channel: Any, queue: str) -> int:
+    try:
+        return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except ChannelError:  # an empty one is not there
+        return 0
+
+
 _service: Service | None = None
 
 
@@ -117,12 +143,15 @@ def _stop(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect
-def _end(**_: Any) -> None:
-    """Leave at once: everything is given back, and the interpreter would wait for the engine's threads."""
+def _end(sender: Any, **_: Any) -> None:
+    """Leave at once: everything is given back, and the interpreter would wait for the engine's threads.
+
+    The status is Celery's own: 0 where it was asked to leave, another where it failed, so that it is started again.
+    """
     if _service is not None:
         _service.close()
     logging.shutdown()
-    os._exit(0)
+    os._exit(sender.exitcode or 0)
 
 
 @app.task(name=PLAN_JOB)

@@ -13,7 +13,7 @@ from tasks.gate import Gate
 from tasks.presence import Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from domain.settings import Settings
     from storage.artifacts import ArtifactStore
@@ -27,6 +27,12 @@ class Ring(Protocol):
     """The doorbell: sends one message, ids only. Raises whatever the broker raises."""
 
     def __call__(self, task: str, *args: str | int, queue: str, priority: int) -> None: ...
+
+
+class Queued(Protocol):
+    """How many messages lie in these queues and were not taken. Raises whatever the broker raises."""
+
+    def __call__(self, queues: Collection[str]) -> int: ...
 
 
 def utc_now() -> datetime:
@@ -44,6 +50,7 @@ class Context:
     engine: Engine | None
     heartbeat: Heartbeat
     ring: Ring
+    queued: Queued
     name: str
     gate: Gate = field(default_factory=Gate)
     meter: Meter = field(default_factory=Meter)

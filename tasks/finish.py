@@ -99,8 +99,8 @@ def _close(context: Context, claim: JobClaim, finished: Finished, done: list[Par
     failed, damaged = _failed(done), _damaged(done)
     stored = [context.artifacts.put(content, name=name, media_type=kind) for name, kind, content in finished.files]
     data = {**finished.data, "marks": count_marks(done)}
-    if warnings := (claim.job.probe or {}).get("warnings"):
-        data["warnings"] = list(warnings)
+    if warnings := [*(claim.job.probe or {}).get("warnings", ()), *data.get("warnings", ())]:
+        data["warnings"] = warnings
     if failed:
         data["failed_parts"] = [{**part.spec, **(part.error.to_json() if part.error else {})} for part in failed]
     result = Result(text=clean(finished.text), data=clean(data), artifacts=tuple(file.name for file in stored))

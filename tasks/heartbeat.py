@@ -118,6 +118,8 @@ class Heartbeat:
             except SQLAlchemyError:
                 # The leases run on; if the database stays away, other workers take the work over.
                 logger.warning("the heartbeat cannot reach the database", exc_info=True, extra={"action": "heartbeat"})
+            except Exception:  # a thread that ended would let every lease of this worker run out
+                logger.exception("the heartbeat failed; the next one comes", extra={"action": "heartbeat"})
 
     def beat(self) -> None:
         """Renew what is due, and stop what is over."""

@@ -93,6 +93,14 @@ def from_engine(lines: Sequence[Line]) -> tuple[TextLine, ...]:
     return tuple(TextLine(text=line.text, box=box) for line, box in zip(kept, boxes, strict=True))
 
 
+def in_reading_order(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """The recognized lines of one image that say something, as they are read."""
+    kept = [line for line in lines if line.text.strip()]
+    if not kept:
+        return ()
+    return tuple(kept[i] for row in reading_rows(upright([line.box for line in kept])) for i in row)
+
+
 def rows(lines: Sequence[TextLine]) -> tuple[Row, ...]:
     """The page line by line, in reading order."""
     if lines and all(line.row is not None for line in lines):

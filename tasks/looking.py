@@ -36,6 +36,10 @@ HONEST = (
 its letters are rubbish, or the guesses of an earlier OCR that nobody sees."""
 
 
+LEVEL = 0.005
+"""Rise of a line over its length: at most 10 pixels over a page."""
+INVISIBLE = "invisible text of an earlier OCR"
+"""The reason against such a layer; the text that is read takes its place in a searchable PDF."""
 WRONG = "the text layer does not say what the picture shows"
 
 
@@ -140,7 +144,7 @@ def read_image(work: PartWork[Any], image: RGB, *, hint: str = "") -> Seen:
     read = completion.lines[0] if completion.lines else ()
     lines = layout.from_engine(read)
     text = layout.to_text(lines) if lines else completion.text
-    found = tuple(_found(line.text, _bounds(line), line.confidence) for line in read)
+    found = tuple(_recognized(line) for line in layout.in_reading_order(read))
     return Seen(text=text, lines=lines, found=found, data={"how": "image", **completion.facts})
 
 
@@ -155,6 +159,15 @@ def _found(text: str, box: tuple[float, float, float, float], confidence: float 
         "box": _rounded(box),
         "confidence": None if confidence is None else round(confidence, 4),
     }
+
+
+def _recognized(line: Line) -> dict[str, Any]:
+    """A recognized line; with its corners where it is not level, because a box says nothing of its direction then."""
+    found = _found(line.text, _bounds(line), line.confidence)
+    (left, top), (right, slope), *_ = line.box
+    if right - left > 0 and abs(slope - top) <= LEVEL * (right - left):
+        return found
+    return {**found, "quad": [round(value, 1) for corner in line.box for value in corner]}
 
 
 def _rounded(box: tuple[float, float, float, float]) -> list[float]:

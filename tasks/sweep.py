@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from domain.errors import Code, Failure
 from domain.states import JobState
 from storage import attempts, batches, jobs, presence, sweeping
-from tasks.bell import ring_due
+from tasks.bell import ring_again, ring_due
 from tasks.presence import FORGOTTEN, Reporter
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def sweep(context: Context) -> bool:
     with context.database.write() as session:
         batches.close_over(session, now=context.clock())
     ring_due(context)
+    ring_again(context)
     with context.database.write() as session:
         presence.forget(session, seen_before=context.clock() - FORGOTTEN)
     return True
@@ -87,6 +88,8 @@ class Sweeper:
                 sweep(self._context)
             except SQLAlchemyError:
                 logger.warning("the sweep cannot reach the database", exc_info=True, extra={"action": "sweep"})
+            except Exception:  # a thread that ended would leave the work of the dead where it is
+                logger.exception("the sweep failed; the next one comes", extra={"action": "sweep"})
             if self._closed.wait(self._context.settings.sweep_seconds):
                 return
 

@@ -18,6 +18,7 @@ def _options() -> dict[str, Any]:
         "imports": ("tasks.celery",),
         "task_queues": [Queue(name) for name in settings.queues],
         "worker_pool": "threads",
+        "worker_consumer": "worker.consumer:Consumer",
         "worker_concurrency": settings.concurrency,
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,

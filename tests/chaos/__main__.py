@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.chaos import faults, report, schedule
+from tests.chaos import faults, report, schedule, seams, soak
 from tests.chaos.oracle import Oracle
+from tests.chaos.report import Record
 from tests.chaos.run import make_pool, run
 from tests.chaos.site import Postgres, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.chaos.run import Report
     from tests.chaos.schedule import Schedule
 
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is stopped
     return int(options.command(options))
 
 
@@ -40,6 +43,16 @@ def _options() -> argparse.Namespace:
     runs.add_argument("--most", type=int, default=schedule.FAULTS_AT_MOST, help="most faults of one run")
     runs.add_argument("--dry", action="store_true", help="print the schedules and run nothing")
     runs.add_argument("--keep", action="store_true", help="keep logs and ledger of a run that broke something")
+    runs.add_argument("--records", type=Path, metavar="FILE", help="add a line of JSON for each run")
+    runs.add_argument("--mutation", choices=list(seams.MUTATIONS), help="break a promise on purpose; must be found")
+    tables = commands.add_parser("table", help="the tables over records of several calls")
+    tables.set_defaults(command=_print_table)
+    tables.add_argument("files", type=Path, nargs="+")
+    soaks = commands.add_parser("soak", help="a mixed load for a set time; fails on what grows")
+    soaks.set_defaults(command=_soak)
+    soaks.add_argument("--seconds", type=float, default=1200)
+    soaks.add_argument("--workers", type=int, default=2)
+    soaks.add_argument("--database", choices=(faults.SQLITE, faults.POSTGRES), default=faults.SQLITE)
     names = commands.add_parser("faults", help="print the fault matrix")
     names.set_defaults(command=_print_matrix)
     return parser.parse_args()
@@ -57,9 +70,23 @@ def _run(options: argparse.Namespace) -> int:
         for one in schedules:
             print("\n".join(report.schedule_lines(one)))
         return 0
-    reports = list(_reports(schedules, options))
-    print("", *report.matrix(reports), "", *report.table(reports), sep="\n")
-    return 1 if any(one.broken for one in reports) else 0
+    if options.mutation:
+        os.environ[seams.MUTATION] = options.mutation
+    records = list(_records(schedules, options))
+    print("", report.machine(), *_tables(records), sep="\n")
+    if idle := report.never_struck(records):
+        print("", f"did no harm in any run, so nothing is shown: {', '.join(idle)}", sep="\n")
+    return 1 if idle or any(record.broken for record in records) else 0
+
+
+def _print_table(options: argparse.Namespace) -> int:
+    lines = [line for file in options.files for line in file.read_text().splitlines()]
+    print(*_tables([Record.from_json(line) for line in lines]), sep="\n")
+    return 0
+
+
+def _tables(records: Sequence[Record]) -> list[str]:
+    return [*report.matrix(records), "", *report.table(records)]
 
 
 def _draw(options: argparse.Namespace, seed: int) -> Schedule:
@@ -69,7 +96,17 @@ def _draw(options: argparse.Namespace, seed: int) -> Schedule:
     )
 
 
-def _reports(schedules: Sequence[Schedule], options: argparse.Namespace) -> Iterator[Report]:
+def _soak(options: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nightowl-soak-sources-", dir="/tmp"))
+        postgres = stack.enter_context(Postgres()) if options.database == faults.POSTGRES else None
+        site = stack.enter_context(Site(workers=options.workers, postgres=postgres))
+        outcome = soak.soak(site, Path(folder), seconds=options.seconds)
+    print(f"{report.machine()}, {options.workers} workers on {options.database}", *outcome.lines(), sep="\n")
+    return 1 if outcome.broken or any(one.grows for one in outcome.trends) else 0
+
+
+def _records(schedules: Sequence[Schedule], options: argparse.Namespace) -> Iterator[Record]:
     """The runs one after the other. Those on one database share its site, and so its processes while they live."""
     sites: dict[str, Site] = {}
     with ExitStack() as stack:
@@ -79,20 +116,23 @@ def _reports(schedules: Sequence[Schedule], options: argparse.Namespace) -> Iter
             if one.database not in sites:
                 postgres = stack.enter_context(Postgres()) if one.database == faults.POSTGRES else None
                 sites[one.database] = stack.enter_context(Site(workers=options.workers, postgres=postgres))
-            done = run(sites[one.database], one, pool)
+            done = Record.of(run(sites[one.database], one, pool))
             _print(done, sites[one.database], options)
             yield done
 
 
-def _print(done: Report, site: Site, options: argparse.Namespace) -> None:
+def _print(done: Record, site: Site, options: argparse.Namespace) -> None:
     print(report.line(done), flush=True)
+    if options.records:
+        with options.records.open("a") as file:
+            file.write(done.to_json() + "\n")
     if not done.broken:
         return
     for problem in report.problems(done):
         print(f"       {problem}")
     named = f" --faults {' '.join(options.faults)}" if options.faults else ""
     print(
-        f"       again: python -m tests.chaos run --runs 1 --seed {done.schedule.seed} --jobs {options.jobs} "
+        f"       again: python -m tests.chaos run --runs 1 --seed {done.seed} --jobs {options.jobs} "
         f"--workers {options.workers} --database {options.database} --most {options.most}{named}",
         flush=True,
     )

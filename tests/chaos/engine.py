@@ -40,6 +40,7 @@ class WildEngine(FakeEngine):
             self._chaos.struck("wild-dies")
             self._chaos.die("in the engine, of a picture", with_signal=signal.SIGSEGV)
         if HANGS in heights:
+            self._chaos.struck("wild-hangs")
             return Future()
         future = super().submit(request)
         self._chaos.passed(Point.GENERATING)

@@ -1,8 +1,8 @@
 """The fault matrix. Each function draws one fault from the dice; its docstring says what goes wrong.
 
 A fault is a list of acts, each at its time (in seconds from the first submit), and what it asks of the workers'
-settings or adds to the jobs. When the time is over and the last act is done,
-everything that was turned on is turned off again.
+settings or adds to the jobs. When the time is over and the last act is done, everything that was turned on is turned
+off again.
 """
 
 from __future__ import annotations
@@ -29,22 +29,26 @@ LOST_SECONDS = LEASE_SECONDS + 2 * SWEEP_SECONDS + 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
+    """`does` returns True where it did harm itself; None where it gave an order, which somebody else may follow."""
+
     at: float
     says: str
-    does: Callable[[Site], object] = field(compare=False, repr=False)
+    does: Callable[[Site], bool | None] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`wild` names the harm of a case that joins the others (cases.py). `sign` is the mark by which workers say that
-    they were struck; None where the acts suffice. `outage`: for a while nobody could have claimed anything, because
-    what all workers need was away or lied, or because no worker was left."""
+    """`wild` names the harm of a case that joins the others (cases.py). `sign` is the mark by which a worker says that
+    it was struck; None where an act says so itself. `awaited`: an order that a worker follows when it comes by; the run
+    waits a little for it. `outage`: for a while nobody could have claimed anything, because what all workers need was
+    away or lied, or because no worker was left."""
 
     name: str
     acts: tuple[Act, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     wild: str | None = None
     sign: str | None = None
+    awaited: bool = False
     outage: bool = False
 
 
@@ -120,7 +124,7 @@ def _kill_at(point: Point, dice: Dice) -> Fault:
     last = dice.seconds / 2  # so late that there is work, so early that there still is
     kills = [kill_order(point, at=dice.moment(before=last), nth=dice.random.randint(1, 3)) for _ in range(2)]
     late = {SHORT_VISIBILITY: "1"} if point is Point.ENDED else {}
-    return Fault(name=f"kill-{point}", acts=tuple(kills), settings=late, sign=f"kill-{point}")
+    return Fault(name=f"kill-{point}", acts=tuple(kills), settings=late, sign=f"kill-{point}", awaited=True)
 
 
 def kill_order(point: Point, *, at: float, nth: int) -> Act:
@@ -145,7 +149,7 @@ def kill_anywhere(dice: Dice) -> Fault:
     return Fault(name="kill-anywhere", acts=tuple(acts))
 
 
-def _kill(slot: int) -> Callable[[Site], object]:
+def _kill(slot: int) -> Callable[[Site], bool]:
     return lambda site: site.kill(slot)
 
 
@@ -153,9 +157,8 @@ def _kill(slot: int) -> Callable[[Site], object]:
 def kill_all(dice: Dice) -> Fault:
     """SIGKILL of all workers at once, as when the machine loses its power."""
 
-    def kill(site: Site) -> None:
-        for slot in range(dice.workers):
-            site.kill(slot)
+    def kill(site: Site) -> bool:
+        return all([site.kill(slot) for slot in range(dice.workers)])
 
     act = Act(at=dice.moment(), says="SIGKILL of all workers", does=kill)
     return Fault(name="kill-all", acts=(act,), outage=True)
@@ -177,7 +180,7 @@ def terminate_twice(dice: Dice) -> Fault:
     return Fault(name="terminate-twice", acts=(Act(at=dice.moment(), says=f"SIGTERM ×2 of worker {slot}", does=does),))
 
 
-def _terminate(slot: int, *, times: int) -> Callable[[Site], object]:
+def _terminate(slot: int, *, times: int) -> Callable[[Site], bool]:
     return lambda site: site.terminate(slot, times=times)
 
 
@@ -189,11 +192,29 @@ def zombie(dice: Dice) -> Fault:
         name="zombie",
         acts=(
             Act(at=at, says=f"SIGSTOP of worker {slot}", does=lambda site: site.send(slot, signal.SIGSTOP)),
-            Act(at=at + LOST_SECONDS, says="SIGCONT of it", does=lambda site: site.send(slot, signal.SIGCONT)),
+            Act(at=at + LOST_SECONDS, says="SIGCONT of it", does=lambda site: site.wake(slot)),
         ),
         # One that is stopped inside a transaction holds SQLite's lock, and then all wait for it.
         outage=True,
     )
+
+
+@fault()
+def zombie_writes(dice: Dice) -> Fault:
+    """A worker is stopped right before it writes a result down, wakes when it has lost its lease, and writes."""
+    acts = [
+        Act(
+            at=dice.moment(before=dice.seconds / 2),
+            says=f"the worker that is first to be {where} for the {nth}. time is stopped for {LOST_SECONDS} s",
+            does=partial(_stop_at, where=where, nth=nth),
+        )
+        for where, nth in (("storing", dice.random.randint(1, 5)), ("closing", dice.random.randint(1, 3)))
+    ]
+    return Fault(name="zombie-writes", acts=tuple(acts), sign="zombie-writes", awaited=True, outage=True)
+
+
+def _stop_at(site: Site, *, where: str, nth: int) -> None:
+    site.switches.turn_on(f"stop-{where}", nth=nth, id=where, seconds=LOST_SECONDS)
 
 
 # A reader child fails.
@@ -209,7 +230,7 @@ def kill_reader(dice: Dice) -> Fault:
     return Fault(name="kill-reader", acts=tuple(acts))
 
 
-def _kill_reader(slot: int) -> Callable[[Site], object]:
+def _kill_reader(slot: int) -> Callable[[Site], bool]:
     return lambda site: site.kill_reader(slot)
 
 
@@ -217,21 +238,21 @@ def _kill_reader(slot: int) -> Callable[[Site], object]:
 def reader_segfaults(dice: Dice) -> Fault:
     """A page crashes every reader child that opens it."""
     del dice
-    return Fault(name="reader-segfaults", wild="segfault")
+    return Fault(name="reader-segfaults", wild="segfault", sign="wild-segfault")
 
 
 @fault()
 def reader_spins(dice: Dice) -> Fault:
     """A page makes its reader spin for ever and never let go of the GIL."""
     del dice
-    return Fault(name="reader-spins", wild="spin", settings={"NIGHTOWL_LIMITS__READ_SECONDS": "5"})
+    return Fault(name="reader-spins", wild="spin", sign="wild-spin", settings={"NIGHTOWL_LIMITS__READ_SECONDS": "5"})
 
 
 @fault()
 def reader_gorges(dice: Dice) -> Fault:
     """A page makes its reader take all memory that it can get."""
     del dice
-    return Fault(name="reader-gorges", wild="gorge")
+    return Fault(name="reader-gorges", wild="gorge", sign="wild-gorge")
 
 
 # The engine fails.
@@ -248,7 +269,7 @@ def engine_dies(dice: Dice) -> Fault:
 def engine_hangs(dice: Dice) -> Fault:
     """An engine never answers a request, and listens neither to the deadline nor to a cancel."""
     del dice
-    return Fault(name="engine-hangs", wild="hangs", settings={"NIGHTOWL_PART_SECONDS": "6"})
+    return Fault(name="engine-hangs", wild="hangs", sign="wild-hangs", settings={"NIGHTOWL_PART_SECONDS": "6"})
 
 
 @fault()
@@ -283,7 +304,7 @@ def redis_emptied(dice: Dice) -> Fault:
         name="redis-emptied",
         acts=(
             Act(at=at, says="SIGKILL of Redis", does=lambda site: site.stop_redis(forget=True)),
-            Act(at=at, says="Redis starts empty", does=lambda site: site.start_redis()),
+            Act(at=at + 0.01, says="Redis starts empty", does=lambda site: site.start_redis()),
         ),
         outage=True,
     )
@@ -314,7 +335,7 @@ def visibility_short(dice: Dice) -> Fault:
     """Messages are acknowledged late and are visible again after a second, while the work on them goes on."""
     del dice
     slow = {SHORT_VISIBILITY: "1", "NIGHTOWL_MODEL": "0.6"}
-    return Fault(name="visibility-short", settings=slow, sign="redelivered")
+    return Fault(name="visibility-short", settings=slow, sign="redelivered", awaited=True)
 
 
 # The database.

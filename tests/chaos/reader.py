@@ -30,6 +30,8 @@ def page(source: Open, number: int, target_pixels: int) -> Page:
     if _chaos is not None:
         _chaos.passed(Point.READING, pid=os.getppid())
     if source.path and (found := WILD.search(source.path.name)) and int(found[2]) == number:
+        if _chaos is not None:
+            _chaos.struck(f"wild-{found[1]}")
         {"segfault": segfault, "spin": spin, "gorge": gorge}[found[1]]()
     return child.page(source, number, target_pixels)
 

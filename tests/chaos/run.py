@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from tests.chaos.schedule import Schedule
     from tests.chaos.site import Death, Site
 
-BOUND_SECONDS = 60.0
-"""After the last fault, everything must be over within this time."""
+STILL_SECONDS = 60.0
+"""After the last fault, no job may stay open for so long without any other coming to its end."""
 ACCEPT_SECONDS = 30.0
 """For one job to be accepted, while the database goes and comes."""
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
 """Between two looks at the invariants while faults happen."""
 TEND_SECONDS = 0.05
-KILL_SECONDS = 5.0
-"""For a worker to come to the point where it is to kill itself, when the time of the faults is over."""
+AWAIT_SECONDS = 20.0
+"""For a worker to come to where it is to be struck, when the time of the faults is over and there still is work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +74,12 @@ class Report:
     marks: frozenset[str] = frozenset()
 
     def struck(self, fault: Fault) -> bool:
-        """Whether a fault did its harm. One that comes with a switch may find nobody who passes it in time."""
-        return fault.sign is None or f"{STRUCK}{fault.sign}" in self.marks
+        """Whether a fault did its harm: an order may find nobody who comes by in time, a signal no process."""
+        return f"{STRUCK}{fault.sign or fault.name}" in self.marks
 
     @property
     def broken(self) -> list[str]:
+        """What is not as promised: nothing, if all is well."""
         unknown = [f"worker {death.worker} died: {death.why}" for death in self.deaths if not death.is_known]
         return [*self.verdict.broken, *unknown]
 
@@ -89,8 +90,9 @@ def run(site: Site, schedule: Schedule, pool: Pool) -> Report:
     site.do(lambda: site.ready(schedule.settings))
     deaths, starts = len(site.deaths), site.starts
     with Client(site.client_settings()) as client, _Faults(site, schedule) as faults:
-        submitting = _Submitting(site, client, schedule, pool)
+        submitting = _Submitting(site, client, schedule, pool, faults.check)
         submitting.run()
+        faults.all_submitted.set()
         faults.wait()
         calm = time.monotonic()
         submitting.wait_for_the_end()
@@ -121,6 +123,7 @@ class _Faults:
     def __init__(self, site: Site, schedule: Schedule) -> None:
         self._site, self._schedule = site, schedule
         self._over, self._stop = threading.Event(), threading.Event()
+        self.all_submitted = threading.Event()
         self._done: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -134,19 +137,24 @@ class _Faults:
 
     def wait(self) -> None:
         """Until the last act is done and nothing is wrong any more."""
-        assert self._done is not None
         while not self._over.wait(TEND_SECONDS):
-            if self._done.done():
-                self._done.result()
+            self.check()
+
+    def check(self) -> None:
+        """Raises what went wrong with the harness itself."""
+        assert self._done is not None
+        if self._done.done():
+            self._done.result()
 
     def _run(self) -> None:
         began = time.monotonic()
-        for act in self._schedule.acts:
+        for fault, act in self._schedule.acts:
             self._tend_until(began + act.at)
             self._site.switches.note("act", says=act.says)
-            act.does(self._site)
+            if act.does(self._site):
+                self._site.switches.mark_reached(f"{STRUCK}{fault.name}")
         self._tend_until(began + self._schedule.seconds)
-        self._tend_until(began + self._schedule.seconds + KILL_SECONDS, unless=self._all_struck)
+        self._tend_until(began + self._schedule.seconds + AWAIT_SECONDS, unless=self._nothing_to_await)
         self._site.calm()
         self._over.set()
         while not self._stop.is_set():
@@ -156,10 +164,13 @@ class _Faults:
         while time.monotonic() < moment and not unless():
             self._tend()
 
+    def _nothing_to_await(self) -> bool:
+        """All orders were followed, or nobody will come by any more."""
+        return self._all_struck() or (self.all_submitted.is_set() and not count_open(self._site))
+
     def _all_struck(self) -> bool:
         marks = self._site.switches.reached()
-        signs = [fault.sign for fault in self._schedule.faults if fault.sign]
-        return all(f"{STRUCK}{sign}" in marks for sign in signs if sign.startswith("kill-"))
+        return all(f"{STRUCK}{fault.sign}" in marks for fault in self._schedule.faults if fault.awaited)
 
     def _tend(self) -> None:
         self._site.tend()
@@ -169,8 +180,8 @@ class _Faults:
 class _Submitting:
     """The client's side: submits and cancels at their times, and looks at the invariants now and then."""
 
-    def __init__(self, site: Site, client: Client, schedule: Schedule, pool: Pool) -> None:
-        self._site, self._client, self._schedule = site, client, schedule
+    def __init__(self, site: Site, client: Client, schedule: Schedule, pool: Pool, check: Callable[[], None]) -> None:
+        self._site, self._client, self._schedule, self._check = site, client, schedule, check
         self._doorbell = Doorbell(client.settings)
         self._cases = [pool.cases[which] for _, which in schedule.submits]
         self._moments = [moment for moment, _ in schedule.submits]
@@ -197,18 +208,21 @@ class _Submitting:
             act(number)
 
     def wait_for_the_end(self) -> None:
-        limit = time.monotonic() + BOUND_SECONDS
-        while self._count(tables.Job.state.in_(OPEN)) and time.monotonic() < limit:
+        fewest, since = -1, time.monotonic()
+        while (left := count_open(self._site)) and time.monotonic() - since < STILL_SECONDS:
+            if left != fewest:
+                fewest, since = left, time.monotonic()
             self._look()
-            time.sleep(TEND_SECONDS)
+            time.sleep(2 * TEND_SECONDS)
 
     def wrong(self) -> list[str]:
         """What was seen on the way, and jobs that are there without having been accepted."""
-        extra = self._count(tables.Job.key.startswith(f"{self._schedule.seed}-")) - len(self._accepted)
+        extra = _count(self._site, tables.Job.key.startswith(f"{self._schedule.seed}-")) - len(self._accepted)
         return [*self._seen, *([f"{extra} jobs are there that nobody was told of"] if extra else [])]
 
     def _submit(self, number: int) -> None:
         """With a key, again and again until it is known to be accepted, as an application should."""
+        self._check()
         case, expected = self._cases[number]
         source = case.source.read_bytes() if case.source and case.upload else case.source
         job = self._insist(
@@ -249,10 +263,16 @@ class _Submitting:
             self._site.switches.note("no look")  # the database is away
         self._looked = time.monotonic()
 
-    def _count(self, which: object) -> int:
-        query = select(func.count()).select_from(tables.Job).where(which)  # type: ignore[arg-type]
-        try:
-            with self._site.database.read() as session:
-                return session.scalar(query) or 0
-        except DBAPIError:
-            return -1
+
+def count_open(site: Site) -> int:
+    """Jobs that are not over; -1 while the database is away."""
+    return _count(site, tables.Job.state.in_(OPEN))
+
+
+def _count(site: Site, which: object) -> int:
+    query = select(func.count()).select_from(tables.Job).where(which)  # type: ignore[arg-type]
+    try:
+        with site.database.read() as session:
+            return session.scalar(query) or 0
+    except DBAPIError:
+        return -1

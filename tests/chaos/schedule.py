@@ -22,8 +22,10 @@ CANCELLED_SHARE = 0.03
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """`submits[i]` says (when, which case), in the order of time; `cancels` (when, which of the submits). Faults go on
-    for `seconds` at least."""
+    """`submits[i]` says (when, which case), in the order of time; `cancels` (when, which of the submits).
+
+    Faults go on for `seconds` at least.
+    """
 
     seed: int
     database: str
@@ -33,8 +35,10 @@ class Schedule:
     cancels: tuple[tuple[float, int], ...]
 
     @property
-    def acts(self) -> list[Act]:
-        return sorted((act for fault in self.faults for act in fault.acts), key=lambda act: act.at)
+    def acts(self) -> list[tuple[Fault, Act]]:
+        """Each with the fault that it is of, in the order of time."""
+        pairs = [(fault, act) for fault in self.faults for act in fault.acts]
+        return sorted(pairs, key=lambda pair: pair[1].at)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -65,7 +69,19 @@ def draw(
     first = names[seed // len(databases) % len(names)]
     others = [name for name in names if name != first]
     chosen = [first, *dice.sample(others, k=min(dice.randrange(most), len(others)))]
-    drawn = [MATRIX[name].draw(Dice(dice, workers, seconds)) for name in chosen]
+    return _fill(dice, chosen, seed=seed, database=database, jobs=jobs, workers=workers, seconds=seconds)
+
+
+def together(*names: str, seed: int, database: str, jobs: int, workers: int, seconds: float) -> Schedule:
+    """A schedule of exactly these faults, for tests."""
+    dice = random.Random(seed)
+    return _fill(dice, names, seed=seed, database=database, jobs=jobs, workers=workers, seconds=seconds)
+
+
+def _fill(
+    dice: random.Random, names: Sequence[str], *, seed: int, database: str, jobs: int, workers: int, seconds: float
+) -> Schedule:
+    drawn = [MATRIX[name].draw(Dice(dice, workers, seconds)) for name in names]
     return Schedule(
         seed=seed,
         database=database,

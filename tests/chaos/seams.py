@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 from collections import Counter
 from datetime import datetime, timedelta
@@ -19,12 +20,16 @@ from enum import StrEnum
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from domain.errors import LostError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import tzinfo
 
     from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
 
+    from storage.parts import SliceClaim
     from storage.session import Database
     from tests.chaos.switches import Switches
 
@@ -33,6 +38,9 @@ RETRY_SECONDS = 0.25
 
 STRUCK = "struck-"
 """Before the sign of a fault, in the marks of what was reached."""
+
+MUTATION = "CHAOS_MUTATION"
+"""Environment: a promise of the product that is broken on purpose, to see that the judge says so."""
 
 SHORT_VISIBILITY = "CHAOS_SHORT_VISIBILITY"
 """Environment: messages are acknowledged when their work is done, and come again after a second without that."""
@@ -69,21 +77,35 @@ class Chaos:
     def passed(self, point: Point, *, pid: int | None = None) -> None:
         """Kill the process here, if it is told to; `pid` where the worker is another process than this one."""
         self.mark(point)
-        name = f"kill-{point}"
-        order = self.switches.get(name)
-        if order is None:
-            return
-        with self._lock:
-            self._passed[name, order["id"]] += 1
-            due = self._passed[name, order["id"]] >= order["nth"]
-        if due and self.switches.turn_off(name):
-            self.struck(name)
+        if self._due(f"kill-{point}"):
+            self.struck(f"kill-{point}")
             self.die(f"at point {point}", pid=pid)
 
     def die(self, why: str, *, pid: int | None = None, with_signal: signal.Signals = signal.SIGKILL) -> None:
         target = os.getpid() if pid is None else pid
         self.switches.note("died", worker=worker_name(target), why=why)
         os.kill(target, with_signal)
+
+    def sleep_at(self, where: str) -> bool:
+        """Be stopped here (SIGSTOP) if told to, as long as the order says. Whether that was so."""
+        self.mark(f"stop-{where}")
+        order = self._due(f"stop-{where}")
+        if order is None:
+            return False
+        subprocess.Popen(["sh", "-c", f"sleep {order['seconds']}; kill -CONT {os.getpid()}"])
+        self.switches.note("stopped", worker=worker_name(), where=where)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return True
+
+    def _due(self, name: str) -> dict[str, Any] | None:
+        """The order to do something here, if it stands and this is the time that it means. One worker gets it."""
+        order = self.switches.get(name)
+        if order is None:
+            return None
+        with self._lock:
+            self._passed[name, order["id"]] += 1
+            due = self._passed[name, order["id"]] >= order["nth"]
+        return order if due and self.switches.turn_off(name) else None
 
     def struck(self, sign: str) -> None:
         """A switch did its harm."""
@@ -99,6 +121,7 @@ class Chaos:
 def install(chaos: Chaos) -> None:
     """Wrap everything. Call it before the worker's main function."""
     _kill_points(chaos)
+    _zombies(chaos)
     _clock(chaos)
     _bell(chaos)
     _sweepers(chaos)
@@ -107,6 +130,8 @@ def install(chaos: Chaos) -> None:
     _hurry()
     if os.environ.get(SHORT_VISIBILITY):
         _short_visibility()
+    if name := os.environ.get(MUTATION):
+        MUTATIONS[name]()
 
 
 def wrap(module: str, path: str, around: Callable[[Any], Any]) -> None:
@@ -168,6 +193,25 @@ def _received(chaos: Chaos, request: Any) -> None:
     if request.delivery_info.get("redelivered"):
         chaos.struck("redelivered")
     chaos.passed(Point.FETCHED)
+
+
+def _zombies(chaos: Chaos) -> None:
+    """Switches `stop-storing` and `stop-closing`: a worker sleeps before a write, until its lease is lost."""
+    for module, path, where in (("tasks.run", "SliceRun._succeed", "storing"), ("tasks.finish", "_close", "closing")):
+
+        def around(real: Any, where: str = where) -> Any:
+            def write(*args: Any, **kwargs: Any) -> None:
+                slept = chaos.sleep_at(where)
+                try:
+                    real(*args, **kwargs)
+                except LostError:
+                    if slept:
+                        chaos.struck("zombie-writes")  # it wrote, and was refused
+                    raise
+
+            return write
+
+        wrap(module, path, around)
 
 
 def _clock(chaos: Chaos) -> None:
@@ -309,3 +353,33 @@ def _short_visibility() -> None:
         return options
 
     wrap("worker.app", "celery_options", around)
+
+
+# Promises broken on purpose.
+
+
+def _write_unguarded() -> None:
+    """A worker writes its results whether it still holds the parts or not."""
+    from sqlalchemy import update
+
+    from storage import parts, tables
+
+    def settle(session: Session, claim: SliceClaim, number: int, values: dict[str, Any]) -> None:
+        row = tables.Part
+        session.execute(update(row).where(row.job_id == claim.job.id, row.number == number).values(**values))
+
+    def count(session: Session, job_id: str, column: str) -> bool:
+        row = tables.Job
+        session.execute(update(row).where(row.id == job_id).values({column: getattr(row, column) + 1}))
+        return False
+
+    parts._settle, parts._count = settle, count
+
+
+def _bury_nobody() -> None:
+    """The sweep takes nothing back from the dead."""
+    wrap("storage.sweeping", "bury", lambda _: lambda *args, **kwargs: False)
+
+
+MUTATIONS: Mapping[str, Callable[[], None]] = {"unguarded-writes": _write_unguarded, "no-burial": _bury_nobody}
+"""zombie-writes finds the first, any kill the second."""

@@ -51,7 +51,7 @@ SETTINGS: Mapping[str, str] = {
     "NIGHTOWL_MODEL": str(DELAY_SECONDS),
     "NIGHTOWL_LEASE_SECONDS": str(LEASE_SECONDS),
     "NIGHTOWL_SWEEP_SECONDS": str(SWEEP_SECONDS),
-    "NIGHTOWL_POLL_SECONDS": "0.1",
+    "NIGHTOWL_POLL_SECONDS": "0.2",
     "NIGHTOWL_RING_SECONDS": "2",
     "NIGHTOWL_GRACE_SECONDS": "3",
     "NIGHTOWL_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
@@ -133,21 +133,26 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name}")
         return self._admin.set(database=name).render_as_string(hide_password=False)
 
-    def execute(self, statement: str) -> None:
+    def execute(self, statement: str) -> int:
+        """The number that it returns; 0 where it returns no row."""
         engine = create_engine(self._admin, isolation_level="AUTOCOMMIT", poolclass=NullPool)
         with engine.connect() as connection:
-            connection.execute(text(statement))
+            done = connection.execute(text(statement))
+            number = int(done.scalar_one()) if done.returns_rows else 0
         engine.dispose()
+        return number
 
-    def cut_connections(self) -> None:
-        self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'chaos%'")
+    def cut_connections(self) -> bool:
+        cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname LIKE 'chaos%'"
+        return self.execute(cut) > 0
 
-    def restart(self) -> None:
+    def restart(self) -> bool:
         """As after a crash: nothing is told to anybody, and what was not committed is gone."""
         server = self._server
         line = [str(server.bin_path / "pg_ctl"), "-w", "-D", self._folder, "-l", str(server.log), "-m", "immediate"]
         nowhere = subprocess.DEVNULL
         subprocess.run([*line, "restart"], check=True, user=server.system_user, stdout=nowhere, cwd="/")
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -170,23 +175,19 @@ class Site:
         self.deaths: list[Death] = []
         self.redis_away = False
         self._redis: subprocess.Popen[bytes] | None = None
-        self._socket = self.folder / "redis" / "s"
+        self.broker = self.folder / "redis" / "s"
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="hands")
         self.environment = {
             **SETTINGS,
             switches.FOLDER: str(self.switches.folder),
             "NIGHTOWL_DATABASE_URL": postgres.new_database() if postgres else f"sqlite:///{self.folder}/nightowl.db",
-            "NIGHTOWL_BROKER_URL": f"redis+socket://{self._socket}",
+            "NIGHTOWL_BROKER_URL": f"redis+socket://{self.broker}",
             "NIGHTOWL_DATA_DIR": str(self.folder / "data"),
             "NIGHTOWL_CONFIG": str(self.folder / "none.toml"),
         }
         self.database = Database(self.environment["NIGHTOWL_DATABASE_URL"])
         migrations.upgrade(self.database)
         witness.install(self.database)
-
-    @property
-    def dialect(self) -> str:
-        return self.database.dialect
 
     def client_settings(self) -> Settings:
         """The settings of the site, for a client in this process."""
@@ -273,14 +274,22 @@ class Site:
         else:
             self.deaths.append(Death(worker=name, at=time.time(), why=f"unknown: status {worker.process.returncode}"))
 
-    def send(self, slot: int, number: signal.Signals) -> None:
+    def send(self, slot: int, number: signal.Signals) -> bool:
+        """False if nobody is there. So it is with all that do harm: they say whether they did."""
         with contextlib.suppress(ProcessLookupError):
             if self.workers[slot].alive:
                 os.kill(self.workers[slot].pid, number)
+                return True
+        return False
 
-    def kill(self, slot: int) -> None:
-        if self.workers[slot].alive:
+    def wake(self, slot: int) -> None:
+        self.send(slot, signal.SIGCONT)
+
+    def kill(self, slot: int) -> bool:
+        alive = self.workers[slot].alive
+        if alive:
             self._end(self.workers[slot], signal.SIGKILL, why="SIGKILL")
+        return alive
 
     def _end(self, worker: Worker, number: signal.Signals, *, why: str) -> None:
         assert worker.process is not None
@@ -288,14 +297,16 @@ class Site:
         worker.process.send_signal(number)
         worker.process.wait()
 
-    def terminate(self, slot: int, *, times: int = 1) -> None:
+    def terminate(self, slot: int, *, times: int = 1) -> bool:
         """SIGTERM; it leaves by itself."""
         worker = self.workers[slot]
-        if worker.alive:
+        alive = worker.alive
+        if alive:
             self.deaths.append(Death(worker=worker_name(worker.pid), at=time.time(), why="SIGTERM"))
             for _ in range(times):
                 self.send(slot, signal.SIGTERM)
                 time.sleep(0.2)
+        return alive
 
     def reader_children(self, slot: int) -> list[psutil.Process]:
         """Those of one worker; beside them it has a resource tracker."""
@@ -306,10 +317,13 @@ class Site:
             return [child for child in children if _is_reader(child)]
         return []
 
-    def kill_reader(self, slot: int) -> None:
+    def kill_reader(self, slot: int) -> bool:
+        killed = False
         for child in self.reader_children(slot):
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+                killed = True
+        return killed
 
     def start_redis(self) -> None:
         """Start it if it is not there, wake it if it is paused."""
@@ -317,7 +331,7 @@ class Site:
         if self._redis is None or self._redis.poll() is not None:
             with (self.folder / "redis.log").open("ab") as log:
                 self._redis = subprocess.Popen(
-                    [sys.executable, "-m", "tests.chaos.broker", str(self._socket)], stdout=log, stderr=log, cwd=ROOT
+                    [sys.executable, "-m", "tests.chaos.broker", str(self.broker)], stdout=log, stderr=log, cwd=ROOT
                 )
             until(self._redis_answers, seconds=START_SECONDS, what="Redis")
         else:
@@ -325,24 +339,36 @@ class Site:
 
     def _redis_answers(self) -> bool:
         try:
-            with redis.Redis(unix_socket_path=str(self._socket), socket_timeout=1) as client:
+            with redis.Redis(unix_socket_path=str(self.broker), socket_timeout=1) as client:
                 return bool(client.ping())
         except (redis.RedisError, OSError):
             return False
 
-    def stop_redis(self, *, forget: bool = False) -> None:
+    def stop_redis(self, *, forget: bool = False) -> bool:
         """It stays away until `start_redis`. `forget` empties its folder."""
         self.redis_away = True
+        ran = self._redis is not None and self._redis.poll() is None
         if self._redis is not None:
             self._redis.kill()
             self._redis.wait()
         if forget:
-            shutil.rmtree(self._socket.parent / "appendonlydir", ignore_errors=True)
+            self._forget()
+        return ran
 
-    def pause_redis(self) -> None:
+    def _forget(self) -> None:
+        """What Redis wrote down: a file up to version 6, a folder since."""
+        folder = self.broker.parent
+        (folder / "appendonly.aof").unlink(missing_ok=True)
+        shutil.rmtree(folder / "appendonlydir", ignore_errors=True)
+        if left := [path.name for path in folder.iterdir() if path != self.broker]:
+            raise AssertionError(f"the emptied Redis would still find {', '.join(left)}")
+
+    def pause_redis(self) -> bool:
         self.redis_away = True
-        if self._redis is not None:
-            self._redis.send_signal(signal.SIGSTOP)
+        if self._redis is None or self._redis.poll() is not None:
+            return False
+        self._redis.send_signal(signal.SIGSTOP)
+        return True
 
     def close(self) -> None:
         self.do(self._close)

@@ -286,6 +286,7 @@ def make_worker(database: Database, tmp_path: Path, request: pytest.FixtureReque
             engine=engine,
             heartbeat=Heartbeat(database, lease_seconds=made.lease_seconds, poll_seconds=0.05, clock=clock),
             ring=bell,
+            queued=lambda _: len(bell.messages),
             name=f"worker{len(engines)}",
             clock=clock,
         )

@@ -20,7 +20,7 @@ from domain.settings import Settings
 from domain.states import AttemptState, JobState, PartState
 from storage import tables
 from tasks import summarize
-from tasks.bell import ring_due
+from tasks.bell import ring_again, ring_due
 from tasks.work import POLL_SECONDS, Desk, StoppedError, probe_from_json, probe_to_json
 from tests.tasks.conftest import Sheet, StandInReaders, WatchedEngine, completion, failing, joined, settled
 from worker.engines.base import Completion, FinishReason, Purpose, Request
@@ -29,7 +29,7 @@ from worker.readers.base import Media, Probe
 from worker.readers.mupdf import pymupdf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -820,11 +820,44 @@ def test_a_message_that_was_lost_is_sent_again(make_worker: MakeWorker, file: Pa
     worker.plan(job_id)
     worker.bell.messages.clear()
     worker.clock.pass_time(59)
-    assert ring_due(worker.context) == 0
+    assert ring_again(worker.context) == 0
     worker.clock.pass_time(2)
-    assert ring_due(worker.context) == 1
+    assert (ring_due(worker.context), ring_again(worker.context)) == (0, 1)
     assert worker.hear()
     assert worker.parts(job_id)[0].state is PartState.SUCCEEDED
+
+
+def test_a_backlog_that_waits_long_is_not_sent_again_and_again(make_worker: MakeWorker, file: Path) -> None:
+    worker = make_worker(StandInReaders(*["Text."] * 6), slice_parts=1, ring_seconds=60)
+    worker.plan(worker.submit(Ocr(), file))
+    sent = list(worker.bell.messages)
+    for _ in range(5):
+        worker.clock.pass_time(100)
+        worker.sweep()
+    assert list(worker.bell.messages) == sent
+
+
+def test_only_as_many_as_are_missing_are_sent_again(make_worker: MakeWorker, file: Path) -> None:
+    worker = make_worker(StandInReaders(*["Text."] * 6), slice_parts=1, ring_seconds=60)
+    job_id = worker.submit(Ocr(), file)
+    worker.plan(job_id)
+    for _ in range(2):
+        worker.bell.messages.pop()
+    worker.clock.pass_time(100)
+    assert ring_again(worker.context) == 2
+    assert ring_again(worker.context) == 0
+    assert worker.drive(job_id).state is JobState.SUCCEEDED
+
+
+def test_where_the_broker_cannot_be_asked_nothing_is_sent_again(make_worker: MakeWorker, file: Path) -> None:
+    worker = make_worker(StandInReaders("One."))
+    worker.plan(worker.submit(Ocr(), file))
+    worker.clock.pass_time(100)
+
+    def away(queues: Collection[str]) -> int:
+        raise OperationalError(f"no broker for {queues}")
+
+    assert ring_again(replace(worker.context, queued=away)) == 0
 
 
 def test_the_sweep_rings_for_a_row_that_an_application_inserted(make_worker: MakeWorker, file: Path) -> None:

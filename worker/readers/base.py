@@ -111,6 +111,27 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedText:
+    """A line of text that was read. `quad` holds its four corners (x, y, x, y, …), clockwise from the text's own top
+    left, in pixels of the page's image."""
+
+    text: str
+    quad: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPage:
+    """What was read on page `number`, whose image had `width` x `height` pixels. No lines where the page has a good
+    layer of its own; `replaces` says that an invisible layer makes room for them."""
+
+    number: int
+    width: float = 1.0
+    height: float = 1.0
+    lines: tuple[PlacedText, ...] = ()
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """A stretch of a video, in seconds from its start: start <= t < end."""
 

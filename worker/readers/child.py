@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from worker.readers.base import Cuts, Frames, Open, Page, Probe, Segment, Segmenting
+    from worker.readers.base import Cuts, Frames, Open, Page, Probe, ReadPage, Segment, Segmenting
     from worker.readers.image import Images
     from worker.readers.pdf import Documents
     from worker.readers.video import Videos
@@ -116,6 +116,15 @@ def page(source: Open, number: int, target_pixels: int) -> Page:
 
 def cuts(source: Open, start: float) -> Cuts:
     return _videos(source).cuts(source, start)
+
+
+def searchable(source: Open, pages: Sequence[ReadPage]) -> Any:
+    from worker.readers.searchable import make_searchable
+    from worker.readers.sniff import sniff
+
+    kind = sniff(source)
+    _page_reader(kind.media, source)
+    return make_searchable(source, media=kind.media, format=kind.format, pages=pages)
 
 
 def segments(source: Open, how: Segmenting, cuts: Sequence[float]) -> tuple[Segment, ...]:

@@ -22,13 +22,15 @@ from worker.readers import child
 from worker.readers.spawning import SpawnContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
     from pebble import ProcessFuture
 
     from domain.limits import Limits
-    from worker.readers.base import Frames, Open, Page, Probe, Segment, Segmenting
+    from worker.readers.base import Frames, Open, Page, Probe, ReadPage, Segment, Segmenting
 
 T = TypeVar("T")
 
@@ -80,6 +82,13 @@ class Readers:
         """Page `number` (from 1) as a picture of about `target_pixels` on its longer side, with its text layer."""
         what = f"page {number} of {source.label}"
         return self._read(child.page, source, what, "rendering", cancel, number=number, target_pixels=target_pixels)
+
+    def searchable(
+        self, source: Open, pages: Sequence[ReadPage], *, cancel: threading.Event | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """The bytes of a PDF of these pages with the text that was read on them, invisible, in its place."""
+        what = f"the searchable PDF of {source.label}"
+        return self._read(child.searchable, source, what, "making it", cancel, pages=tuple(pages))
 
     def segments(self, source: Open, how: Segmenting, *, cancel: threading.Event | None = None) -> tuple[Segment, ...]:
         """The segments of a video; together they cover it from 0 to its end. A long film is searched in stretches."""

@@ -72,7 +72,7 @@ class Documents:
         key = (source.path, stat.st_mtime_ns, stat.st_size, source.password, format)
         if self._opened is None or self._opened.key != key:
             self._close()
-            self._opened = _Opened(key, _open(source, format=format))
+            self._opened = _Opened(key, open_document(source, format=format))
         return self._opened.document
 
     def _close(self) -> None:
@@ -81,7 +81,8 @@ class Documents:
             self._opened = None
 
 
-def _open(source: Open, *, format: str) -> Any:
+def open_document(source: Open, *, format: str) -> Any:
+    """The document, unlocked and set on pages. Raises SourceError."""
     pymupdf.TOOLS.mupdf_display_errors(False)
     pymupdf.TOOLS.mupdf_display_warnings(False)
     if format in _STREAMED:
