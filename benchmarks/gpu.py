@@ -15,12 +15,14 @@ graphs) over the same language model; it takes no pictures, so its prompts are w
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -32,6 +34,9 @@ from mplug_owl import testing
 from worker.engines.generation import GenerationRequest, Statistics
 from worker.engines.owl_loading import GPU_BATCH_IMAGES, GPU_PREFILL_TOKENS, slot_bytes
 from worker.engines.seeing import SeeingGenerator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SLOTS = (1, 4, 16, 64, 128, 256)
 WORDS, ANSWER = 60, 200
@@ -120,7 +125,7 @@ def bound(model: Any, totals: Statistics, *, length: int, answer: int, images: i
 
 
 def run_paged(model: Any, *, slots: int, answer: int) -> str:
-    """Tokens per second of transformers' continuous batching, or why it did not run."""
+    """Tokens per second of transformers' continuous batching."""
     text = model.language_model
     length = WORDS + model.config.num_query_tokens + 2
     source = random.Random(slots)
@@ -133,17 +138,25 @@ def run_paged(model: Any, *, slots: int, answer: int) -> str:
         if is_gpu
         else ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256, page_size=32, auto_switch_to_flash=False)
     )
-    try:
-        began = time.perf_counter()
-        made = text.generate_batch(prompts, generation_config=config, continuous_batching_config=paged)
-        seconds = time.perf_counter() - began
-    except Exception as error:  # a row of the table says what went wrong, the others still count
-        return f"{slots:>6} did not run: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
+    _empty(model.device)
+    began = time.perf_counter()
+    made = text.generate_batch(prompts, generation_config=config, continuous_batching_config=paged)
+    seconds = time.perf_counter() - began
     tokens = sum(len(one.generated_tokens) for one in made.values())
     return f"{slots:>6} {seconds:>8.1f} {tokens / seconds:>9.0f} {tokens / seconds / PAGE_TOKENS:>8.2f}"
 
 
+def line(slots: int, run: Callable[[], object]) -> str:
+    """A row of a table; where it did not run, for lack of memory or of a kernel, why: the others still count."""
+    try:
+        return str(run())
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        return f"{slots:>6} did not run: {type(error).__name__}: {reason[:200]}"
+
+
 def _empty(device: torch.device) -> None:
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -160,6 +173,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    if not arguments.tiny and not torch.cuda.is_available():
+        raise SystemExit("torch sees no GPU: run it on a machine with one, or with --tiny on the CPU")
     began = time.perf_counter()
     if arguments.tiny:
         device, dtype = torch.device("cpu"), torch.float32
@@ -177,11 +192,11 @@ def main() -> None:
     run(model, slots=min(slots), answer=4, limit=limit)  # warm up
     for count in slots:
         if time.perf_counter() - began < arguments.seconds:
-            print(run(model, slots=count, answer=answer, limit=limit), flush=True)
+            print(line(count, partial(run, model, slots=count, answer=answer, limit=limit)), flush=True)
     print(f"\npaged\n{'slots':>6} {'seconds':>8} {'tokens/s':>9} {'pages/s':>8}")
     for count in slots:
         if time.perf_counter() - began < arguments.seconds:
-            print(run_paged(model, slots=count, answer=answer), flush=True)
+            print(line(count, partial(run_paged, model, slots=count, answer=answer)), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mplug_owl.linear import Linear
+
 if TYPE_CHECKING:
     from mplug_owl.configuration import MplugOwlVisualAbstractorConfig
 
@@ -23,9 +25,9 @@ class AbstractorAttention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.encoder_hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.encoder_hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.encoder_hidden_size, config.hidden_size)
+        self.value = Linear(config.encoder_hidden_size, config.hidden_size)
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(b, q, D), (b, k, D) -> (b, q, D)"""
@@ -43,9 +45,9 @@ class AbstractorMLP(nn.Module):
     def __init__(self, config: MplugOwlVisualAbstractorConfig) -> None:
         super().__init__()
         width = cast("int", config.feed_forward_size)
-        self.w1 = nn.Linear(config.hidden_size, width)
-        self.w2 = nn.Linear(width, config.hidden_size)
-        self.w3 = nn.Linear(config.hidden_size, width)
+        self.w1 = Linear(config.hidden_size, width)
+        self.w2 = Linear(width, config.hidden_size)
+        self.w3 = Linear(config.hidden_size, width)
         self.ffn_ln = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,7 +57,7 @@ class AbstractorMLP(nn.Module):
 class AbstractorOutput(nn.Module):
     def __init__(self, config: MplugOwlVisualAbstractorConfig) -> None:
         super().__init__()
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
         self.norm2 = nn.LayerNorm(config.hidden_size)
         self.mlp = AbstractorMLP(config)
 
@@ -109,8 +111,8 @@ class MplugOwlVisualAbstractor(nn.Module):
     def __init__(self, config: MplugOwlVisualAbstractorConfig, *, language_width: int, has_temporal: bool) -> None:
         super().__init__()
         self.encoder = AbstractorEncoder(config)
-        self.visual_fc = nn.Linear(config.hidden_size, language_width)
-        self.temporal_visual_fc = nn.Linear(config.hidden_size, language_width) if has_temporal else None
+        self.visual_fc = Linear(config.hidden_size, language_width)
+        self.temporal_visual_fc = Linear(config.hidden_size, language_width) if has_temporal else None
         self.vit_eos = nn.Parameter(torch.zeros(1, 1, language_width))
 
     def forward(

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mplug_owl.linear import Linear, linear
+
 if TYPE_CHECKING:
     from mplug_owl.configuration import MplugOwlVisionConfig
 
@@ -54,8 +56,8 @@ class VisionAttention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_dropout
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(b, n, D) -> (b, n, D)"""
@@ -69,8 +71,8 @@ class VisionAttention(nn.Module):
 class VisionMLP(nn.Module):
     def __init__(self, config: MplugOwlVisionConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return cast("torch.Tensor", self.fc2(quick_gelu(self.fc1(x))))
@@ -98,8 +100,8 @@ class LocalTemporal(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(b, t, n, D) -> (b, t, n, D), to be added to x. The class token passes unchanged, and so is doubled by the
         addition: checkpoints are trained with this."""
-        down = F.linear(self.ln(x[:, :, 1:]), self.down_proj.weight.flatten(1), self.down_proj.bias)
-        up = F.linear(quick_gelu(self._along_time(down)), self.up_proj.weight.flatten(1), self.up_proj.bias)
+        down = linear(self.ln(x[:, :, 1:]), self.down_proj.weight.flatten(1), self.down_proj.bias)
+        up = linear(quick_gelu(self._along_time(down)), self.up_proj.weight.flatten(1), self.up_proj.bias)
         return torch.cat([x[:, :, :1], up], dim=2)
 
     def _along_time(self, x: torch.Tensor) -> torch.Tensor:

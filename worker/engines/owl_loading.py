@@ -63,7 +63,9 @@ def load(config: EngineConfig) -> Loaded:
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: also a GPU without the memory for the weights
         raise SetupError(f"{config.model} cannot be loaded: {error}") from error
     parameters = model.num_parameters()  # before packing takes them out of sight
-    packed.pack(model)
+    from mplug_owl.linear import Linear
+
+    packed.pack(model, also=(Linear,))
     context_tokens = _context_tokens(config, model)
     slots = _slots(config, model, context_tokens=context_tokens, device=device)
     label = "+".join(Path(name).name for name in (config.model, config.adapter) if name)

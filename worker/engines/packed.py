@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 ROWS = 16
@@ -43,10 +45,11 @@ def can_pack(model: nn.Module) -> bool:
     return has_operators and parameter.device.type == "cpu" and parameter.dtype == torch.float32
 
 
-def pack(model: nn.Module) -> int:
+def pack(model: nn.Module, *, also: Sequence[type[nn.Linear]] = ()) -> int:
     """Replace every `nn.Linear` of the model, in place; its weights are freed unless something else shares them.
 
-    Returns how many were replaced: 0 where `can_pack` says no. The model is for inference only afterwards.
+    Subclasses may use their weights in other ways, and stay, but for those in `also`. Returns how many were replaced: 0
+    where `can_pack` says no. The model is for inference only afterwards.
     """
     if not can_pack(model):
         return 0
@@ -54,7 +57,7 @@ def pack(model: nn.Module) -> int:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear
+        if isinstance(child, nn.Linear) and type(child) in (nn.Linear, *also)
     ]
     with torch.inference_mode():
         for parent, name, child in found:
