@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
+from tests.engines.pages import drawings, pictures, sheets
 from tests.engines.typesetting import Sheet, columns, font, x_height
 from worker.engines.columns import Box
 from worker.engines.lettering import survey, text_height
@@ -38,6 +38,13 @@ def shown(tiling: Tiling) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
             one[blank.top : blank.bottom, blank.left : blank.right] = False
         seen |= one
     return seen
+
+
+def inked(image: RGB) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """(height, width): the ink that was found on the page, in its own pixels."""
+    measured = survey(image)
+    ink = measured.ink.repeat(measured.scale, axis=0).repeat(measured.scale, axis=1)
+    return ink[: image.shape[0], : image.shape[1]] > 0
 
 
 def lap(one: Box, other: Box) -> tuple[int, int]:
@@ -180,16 +187,30 @@ def test_all_ink_is_shown_within_the_bounds(name: str) -> None:
     assert shown(tiling)[page.image.min(axis=2) < 128].all()
 
 
-@settings(max_examples=40)
-@given(
-    image=arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 60), st.just(3))),
-    enlarged=st.sampled_from([1, 4, 9]),
-)
-def test_all_ink_of_anything_is_shown_within_the_bounds(image: RGB, enlarged: int) -> None:
-    image = np.ascontiguousarray(image.repeat(enlarged, axis=0).repeat(enlarged, axis=1))
-    tiling = cut(image)
-    check(image, tiling)
-    assert shown(tiling)[survey(image).ink > 0].all()
+@settings(max_examples=25, derandomize=True)
+@given(page=sheets(), max_tiles=st.integers(1, 40))
+def test_every_letter_of_any_page_is_shown_within_the_bounds(page: Sheet, max_tiles: int) -> None:
+    tiling = cut(page.image, max_tiles=max_tiles)
+    check(page.image, tiling, max_tiles=max_tiles)
+    assert shown(tiling)[page.ink].all()
+
+
+@settings(max_examples=25, derandomize=True)
+@given(pages=drawings(), max_tiles=st.integers(1, 40))
+def test_every_stroke_of_a_drawing_is_shown_within_the_bounds(pages: tuple[RGB, RGB], max_tiles: int) -> None:
+    image, blank = pages
+    tiling = cut(image, max_tiles=max_tiles)
+    check(image, tiling, max_tiles=max_tiles)
+    contrast = np.abs(image.astype(int) - blank).max(axis=2)
+    assert shown(tiling)[contrast > contrast.max() / 2].all()
+
+
+@settings(max_examples=25, derandomize=True)
+@given(image=pictures(), max_tiles=st.integers(1, 40))
+def test_all_ink_of_anything_is_shown_within_the_bounds(image: RGB, max_tiles: int) -> None:
+    tiling = cut(image, max_tiles=max_tiles)
+    check(image, tiling, max_tiles=max_tiles)
+    assert shown(tiling)[inked(image)].all()
 
 
 @pytest.mark.parametrize(
@@ -475,9 +496,7 @@ def test_real_photographs_and_scans_are_shown_whole_within_the_bounds(name: str)
         image = np.asarray(ImageOps.exif_transpose(picture).convert("RGB")).copy()
     tiling = cut(image)
     check(image, tiling)
-    measured = survey(image)
-    inked = measured.ink.repeat(measured.scale, axis=0).repeat(measured.scale, axis=1)
-    assert shown(tiling)[inked[: image.shape[0], : image.shape[1]] > 0].all()
+    assert shown(tiling)[inked(image)].all()
 
 
 @pytest.mark.shared

@@ -89,11 +89,13 @@ class Sheet:
     """A page that is being written. `lines` are in reading order: words of letters, each with the middle of its ink."""
 
     picture: Image.Image
+    paper: int = 255
+    shade: int = 0
     lines: list[list[list[Letter]]] = field(default_factory=list)
 
     @classmethod
-    def blank(cls, width: int, height: int, *, paper: int = 255) -> Sheet:
-        return cls(Image.new("RGB", (width, height), (paper,) * 3))
+    def blank(cls, width: int, height: int, *, paper: int = 255, shade: int = 0) -> Sheet:
+        return cls(Image.new("RGB", (width, height), (paper,) * 3), paper, shade)
 
     @property
     def image(self) -> RGB:
@@ -107,22 +109,42 @@ class Sheet:
     def pen(self) -> ImageDraw.ImageDraw:
         return ImageDraw.Draw(self.picture)
 
-    def write(self, words: Iterable[str], *, left: float, baseline: float, size: int, shade: int = 0) -> None:
+    @property
+    def ink(self) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """(height, width): what was drawn, without the grey edges of the letters."""
+        contrast = np.abs(self.image[:, :, 0].astype(int) - self.paper)
+        strong: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = contrast > 0.5 * abs(self.shade - self.paper)
+        return strong
+
+    def write(self, words: Iterable[str], *, left: float, baseline: float, size: int, shade: int | None = None) -> None:
         """One line."""
         face, x, line = font(size), float(left), []
+        grey = self.shade if shade is None else shade
         for word in words:
-            self.pen.text((x, baseline), word, font=face, fill=(shade,) * 3, anchor="ls")
+            self.pen.text((x, baseline), word, font=face, fill=(grey,) * 3, anchor="ls")
             line.append([_letter(word, n, x, baseline, face) for n in range(len(word))])
             x += face.getlength(word) + SPACE * size
         self.lines.append(line)
 
-    def fill(self, box: Box, *, size: int, seed: int, leading: float = 1.35, ragged: float = 0.2) -> None:
-        """Lines of chance words from the top of the box to its bottom, a few of them short."""
-        rng, baseline = random.Random(seed), float(box.top + size)
-        while baseline + 0.3 * size <= box.bottom:
+    def heading(self, words: Sequence[str], *, left: float, right: float, baseline: float, size: int) -> None:
+        """One line of as many of the words as have room."""
+        ends = np.cumsum([font(size).getlength(word) + SPACE * size for word in words])
+        fit = words[: int(np.searchsorted(ends, right - left))]
+        if fit:
+            self.write(fit, left=left, baseline=baseline, size=size)
+
+    def fill(
+        self, box: Box, *, size: int, seed: int, leading: float = 1.35, ragged: float = 0.2, headings: float = 0.0
+    ) -> None:
+        """Lines of chance words from the top of the box to its bottom; shares of them are short, and larger."""
+        rng, baseline = random.Random(seed), float(box.top)
+        while True:
+            large = round(1.5 * size) if rng.random() < headings else size
+            baseline += leading * large if baseline > box.top else large
+            if baseline + 0.3 * large > box.bottom:
+                return
             width = box.width * (rng.uniform(0.3, 0.9) if rng.random() < ragged else 1)
-            self.write(_words(rng, width, size=size), left=box.left, baseline=baseline, size=size)
-            baseline += leading * size
+            self.write(_words(rng, width, size=large), left=box.left, baseline=baseline, size=large)
 
     def read(self, tile: Tile) -> str:
         """What a reader that makes no mistakes says to the tile."""

@@ -11,7 +11,7 @@ worker/engines/reading_order.py does the like for boxes that a detector found. H
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,11 +19,11 @@ import numpy as np
 from worker.engines.lettering import pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from worker.engines.lettering import Flags, Ints, Lettering, Mask
+    from worker.engines.lettering import Flags, Ints, Lettering, Mask, Words
 
 # In x-heights.
 CELL = 0.5
@@ -32,11 +32,12 @@ MIN_GUTTER = 1.5
 MIN_GUTTER_HEIGHT = 12.0
 MIN_COLUMN_WIDTH = 12.0
 WORD_GAP = 1.5
+PROSE = 18.0
+"""The cells of a table are seldom as long, without a gap in them."""
 NEAR = 2.0
 HEADING, GAP = 6.0, 1.0
-TITLE = 1.4
 TITLE_SPACE = 0.6
-"""Between the words of a title, in its own line height."""
+"""Between the words of a title, in its own line height. Lines of ordinary size are further apart across a gutter."""
 MIN_LINE, LINE_HEIGHT = 0.6, 2.2
 """Of dots and accents alone; and from the top of an h to the bottom of a g, or less: a larger one is of a heading."""
 ACCENT_GAP = 0.45
@@ -78,38 +79,30 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Band:
-    """Rows of a region. `pixels` is its ink, (row, column) of the region, and `ink` says which columns have any;
-    `print_` counts the pixels of print in each column, and `gaps` are the runs of columns without, (n, 2) as beginning
-    and end. A band without print (a picture, a piece of a frame) may be cut anywhere."""
-
-    top: int
-    bottom: int
-    pixels: Mask
-    ink: Flags
-    print_: Ints
-    gaps: Ints
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """`unit` is the x-height of its text in pixels, 0 if it has none; `print_` and `ink` say which columns have any.
-    Every row with ink is in one of its bands. `space` is what parts words from letters, in x-heights of a band."""
+    """`ink` and `print_` are those in its box, and `is_inked` says which of their columns have ink. `unit` is the
+    x-height of its text in pixels, 0 if it has none. `bands` are first row and first row below; together they have all
+    ink. One without print (a picture, a piece of a frame) may be cut anywhere. `blocks` are the columns that stand
+    between gaps as wide as between words. `space` parts these gaps from those between letters, in x-heights."""
 
     box: Box
     unit: float
-    bands: tuple[Band, ...]
-    print_: Flags
-    ink: Flags
+    ink: Mask
+    print_: Mask
+    is_inked: Flags
+    bands: tuple[tuple[int, int], ...]
+    sizes: Mapping[tuple[int, int], float]
+    openness: Ints
+    blocks: tuple[tuple[int, int], ...]
     space: float
+    words: Words
 
-    def kinds_of_gaps(self, widths: Ints, band: Band) -> tuple[Flags, Flags]:
-        """Which are between words, and which between letters; what is neither may be either."""
-        space = self.space * _size(band, unit=self.unit)
+    def kinds_of_gaps(self, widths: Ints, top: int, bottom: int) -> tuple[Flags, Flags]:
+        """Of the gaps in a line, which are between words, and which between letters; what is neither may be either."""
+        whole = next((band for band in self.bands if band[0] <= top < band[1]), (top, bottom))
+        is_line = whole[1] - whole[0] <= 2 * (bottom - top)
+        size = self.sizes.get(whole) if is_line else None
+        space = self.space * (size or _size(self.words, self.box, top, bottom, unit=self.unit))
         return widths >= space, widths < DOUBT * space
 
 
@@ -164,15 +157,20 @@ def _region(page: Lettering, box: Box) -> Region:
     rest = ink.max(axis=1)
     for top, bottom in lines:
         rest[top:bottom] = 0
-    rows = sorted([*lines, *((int(top), int(bottom)) for top, bottom in runs(rest))])
-    bands = tuple(_band(print_[top:bottom], ink[top:bottom], box.top + top) for top, bottom in rows)
+    sizes = [_size(page.words, box, top, bottom, unit=unit) for top, bottom in lines]
+    space = _space(print_, lines, sizes=sizes, unit=unit)
     return Region(
         box=box,
         unit=unit,
-        bands=bands,
-        print_=print_.max(axis=0) > 0,
-        ink=ink.max(axis=0) > 0,
-        space=_space(bands, unit=unit),
+        ink=ink,
+        print_=print_,
+        is_inked=ink.max(axis=0) > 0,
+        bands=tuple(sorted([*lines, *((int(top), int(bottom)) for top, bottom in runs(rest))])),
+        blocks=tuple(_blocks(print_, lines, spaces=[space * size for size in sizes])),
+        sizes=dict(zip(lines, sizes, strict=True)),
+        openness=_openness(print_, lines, unit=unit),
+        space=space,
+        words=page.words,
     )
 
 
@@ -182,31 +180,46 @@ def _large(print_: Mask, x_height: float) -> float:
     return max(x_height, float(np.median(heights)) / LINE_HEIGHT) if x_height and heights else x_height
 
 
-def _band(print_: Mask, ink: Mask, top: int) -> Band:
-    counts = print_.sum(axis=0, dtype=np.int32)
-    return Band(
-        top=top,
-        bottom=top + len(ink),
-        pixels=ink,
-        ink=ink.max(axis=0) > 0,
-        print_=counts,
-        gaps=runs(counts == 0),
-    )
+def _size(words: Words, box: Box, top: int, bottom: int, *, unit: float) -> float:
+    """The x-height of a line of a region, which may be a heading."""
+    measured = words.typical(box.left, box.top + top, box.right, box.top + bottom)
+    return max(measured or unit, (bottom - top) / LINE_HEIGHT)
 
 
-def _size(band: Band, *, unit: float) -> float:
-    """About the x-height of a band: that of the region, or more if it is a heading."""
-    return max(unit, band.height / LINE_HEIGHT)
+def _gaps(line: Mask) -> Ints:
+    """(n, 2): beginning and end of the gaps between what stands in a line."""
+    found = runs(line.max(axis=0))
+    return np.stack([found[:-1, 1], found[1:, 0]], axis=1)
 
 
-def _space(bands: Sequence[Band], *, unit: float) -> float:
+def _openness(print_: Mask, lines: Sequence[tuple[int, int]], *, unit: float) -> Ints:
+    """(column,): in how many lines it is in a gap that is wider than one between words."""
+    openness = np.zeros(print_.shape[1], np.int32)
+    for top, bottom in lines:
+        for start, end in _gaps(print_[top:bottom]).tolist():
+            if end - start > WORD_GAP * unit:
+                openness[start:end] += 1
+    return openness
+
+
+def _blocks(print_: Mask, lines: Sequence[tuple[int, int]], *, spaces: Sequence[float]) -> Iterator[tuple[int, int]]:
+    used = print_.max(axis=0)
+    for (top, bottom), space in zip(lines, spaces, strict=True):
+        for start, end in _gaps(print_[top:bottom]).tolist():
+            if end - start < space:
+                used[start:end] = 1
+    yield from (tuple(block) for block in runs(used).tolist())
+
+
+def _space(print_: Mask, lines: Sequence[tuple[int, int]], *, sizes: Sequence[float], unit: float) -> float:
     """The width between that of gaps between letters and that of gaps between words, in x-heights: where the two kinds
     are most unlike each other (Otsu, 1979)."""
-    lines = [band for band in bands if 0 < band.height <= MAX_LINE * unit and len(band.gaps) > 2]
-    if not lines:
-        return USUAL_SPACE
-    widths = [np.diff(band.gaps[1:-1]).ravel() / _size(band, unit=unit) for band in lines]
-    found = np.sort(np.minimum(np.concatenate(widths), MAX_SPACE))
+    widths = [
+        np.diff(_gaps(print_[top:bottom])).ravel() / size
+        for (top, bottom), size in zip(lines, sizes, strict=True)
+        if bottom - top <= MAX_LINE * unit
+    ]
+    found = np.sort(np.minimum(np.concatenate([*widths, np.zeros(0)]), MAX_SPACE))
     if len(found) < MIN_GAPS or found[0] == found[-1]:
         return USUAL_SPACE
     count = np.arange(1, len(found))
@@ -249,8 +262,8 @@ def _gutter(page: Lettering, box: Box) -> Box | None:
             continue
         tried.add(found)
         gutter = _in_pixels(page, box, found, cell=cell)
-        fills = [_fill(side, unit=unit) for side in _sides(marks, found)]
-        if all(fills) and not _is_ruled(page, gutter) and (min(fills) >= MIN_FILL or _is_apart(page, box, gutter)):
+        columns = [_is_column(side, unit=unit) for side in _sides(marks, found)]
+        if None not in columns and not _is_ruled(page, gutter) and (all(columns) or _is_apart(page, box, gutter)):
             below = gutter._replace(top=gutter.top + _title(page, box, gutter))
             return below if below.height >= MIN_GUTTER_HEIGHT * x_height else None
         if len(tried) == TRIES:
@@ -281,11 +294,11 @@ def _title(page: Lettering, box: Box, gutter: Box) -> int:
     for (top, bottom), (other_top, other_bottom) in zip(
         find_lines(left, unit=x_height), find_lines(right, unit=x_height), strict=False
     ):
-        low, beside = min(bottom - top, other_bottom - other_top), min(bottom, other_bottom) - max(top, other_top)
+        heights = sorted((bottom - top, other_bottom - other_top))
+        beside = min(bottom, other_bottom) - max(top, other_top)
         before = left.shape[1] - 1 - int(np.flatnonzero(left[top:bottom].max(axis=0)).max())
         after = int(np.flatnonzero(right[other_top:other_bottom].max(axis=0)).min())
-        is_large = low > TITLE * LINE_HEIGHT * x_height
-        if not (is_large and 2 * beside > low and before + gutter.width + after < TITLE_SPACE * low):
+        if 2 * beside <= heights[0] or before + gutter.width + after >= TITLE_SPACE * heights[1]:
             break
         height = max(bottom, other_bottom)
     return height
@@ -339,7 +352,7 @@ def _settled(marks: Mask, strip: Box, *, unit: float) -> Box:
         right += 1
     rows = marks[strip.top : strip.bottom]
     sides = rows[:, :left].max(axis=1, initial=0), rows[:, right:].max(axis=1, initial=0)
-    below = _end(*sides, unit=unit)
+    below = _end(*sides, unit=unit) if strip.bottom < len(marks) else len(rows)
     above = len(rows) - _end(*(side[::-1] for side in sides), unit=unit)
     return Box(left, strip.top + above, right, strip.top + below)
 
@@ -360,16 +373,18 @@ def _is_ruled(page: Lettering, gutter: Box) -> bool:
     return len(runs(gutter.of(page.ink).min(axis=1, initial=1))) >= MIN_RULES
 
 
-def _fill(side: Mask, *, unit: float) -> float:
-    """The share of its width that a side's median line covers, gaps between words closed; 0 if it is too narrow."""
+def _is_column(side: Mask, *, unit: float) -> bool | None:
+    """Whether a side's lines are those of text: the median line covers most of its width, or half of them go on for
+    long without a wide gap. None if it is too narrow."""
     used = np.flatnonzero(side.any(axis=0))
     if not used.size or used[-1] + 1 - used[0] < MIN_COLUMN_WIDTH * unit:
-        return 0.0
+        return None
     closed = cv2.morphologyEx(side, cv2.MORPH_CLOSE, np.ones((1, 1 + max(1, round(WORD_GAP * unit))), np.uint8))
     # The rows of ascenders and descenders are not the fullest of a line.
     closed = cv2.dilate(closed, np.ones((1 + 2 * round(unit / 2), 1), np.uint8))
-    lines = cast("npt.NDArray[np.float64]", closed[:, used[0] : used[-1] + 1].mean(axis=1))
-    return float(np.median(lines[lines > 0]))
+    lines = closed[closed.any(axis=1), used[0] : used[-1] + 1]
+    long = cv2.erode(lines, np.ones((1, round(PROSE * unit)), np.uint8), borderValue=0).any(axis=1)
+    return bool(np.median(lines.mean(axis=1)) >= MIN_FILL or long.mean() >= 0.5)
 
 
 def _is_apart(page: Lettering, box: Box, gutter: Box) -> bool:

@@ -1,24 +1,27 @@
 """Lays a grid over each region of a page, with as few cells as keep to a limit. Pure functions.
 
 Rows of the grid are bands packed together, so they are cut between lines of text. Columns are cut in gaps that run
-through all bands, as in a table; or else each band at a gap of its own near the ideal place, so that a word is in one
-cell. A band that is taller than a cell, or has no gap there, is shown by both neighbours where they meet.
+through all bands, as in a table; or else along a seam, which takes for each line a gap of its own near the ideal place,
+so that a word is in one cell. A band that is taller than a cell is cut in each column between lines of its own, and
+what has no gap is shown by both neighbours where they meet.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
-from worker.engines.columns import MAX_LINE, Box, runs
+from worker.engines.columns import LINE_HEIGHT, MAX_LINE, Box, find_lines, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from worker.engines.columns import Band, Region
+    from worker.engines.columns import Region
+    from worker.engines.lettering import Flags, Ints, Mask
 
 _T = TypeVar("_T")
 
@@ -49,25 +52,35 @@ class Cell:
     shares: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Seam:
-    """Where a band is cut: the left cell ends at `end`, the right one begins at `begin`, further left if both show
-    what is between."""
+    """Where each row of a region is cut, (row,): the left cell ends at `ends`, the right one begins at `begins`,
+    further left if both show what is between. `is_broken`: through a word."""
 
-    end: int
-    begin: int
-    is_broken: bool = False
+    ends: Ints
+    begins: Ints
+    is_broken: Flags
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A band in a row of cells, or a part of a taller one. `is_shared`: it begins with what the piece above ends
-    with."""
+class _Step(NamedTuple):
+    """Rows that a strip has from `left` to `right`."""
 
-    number: int
     top: int
     bottom: int
-    is_shared: bool = False
+    left: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Strip:
+    """A column of the grid, from column `left` of the region: what it shows of the region's ink and print."""
+
+    left: int
+    ink: Mask
+    print_: Mask
+    steps: tuple[_Step, ...]
+    seam: _Seam | None
+    """At its right edge."""
 
 
 def fit(regions: Sequence[Region], *, reach: float, max_cells: int, max_overlap: float) -> tuple[float, list[Cell]]:
@@ -110,11 +123,12 @@ def _limit(region: Region, reach: float) -> int:
 
 def _grid(region: Region, *, number: int, limit: int, max_overlap: float) -> Iterator[Cell]:
     overlap = int(max_overlap * limit)
-    seams = _seams(region, limit=limit, overlap=overlap)
     rows = _evenly(lambda limit: _rows(region, limit=limit, overlap=overlap), limit=limit) or ()
-    for row, pieces in enumerate(rows):
-        for column in range(len(seams) + 1):
-            cell = _cell(region, pieces, seams, place=(number, row, column))
+    strips = _strips(region, _seams(region, limit=limit, overlap=overlap))
+    columns = [_parted(strip, rows, unit=region.unit) for strip in strips]
+    for row in range(len(rows)):
+        for column, strip in enumerate(strips):
+            cell = _cell(region, strip, columns[column][row], place=(number, row, column))
             if cell is not None:
                 yield cell
 
@@ -133,48 +147,58 @@ def _evenly(pack: Callable[[int], Sequence[_T] | None], *, limit: int) -> Sequen
     return packed
 
 
-def _rows(region: Region, *, limit: int, overlap: int) -> list[list[_Piece]]:
-    rows: list[list[_Piece]] = []
-    for number, band in enumerate(region.bands):
-        for piece in _pieces(band, number=number, limit=limit, overlap=min(overlap, limit // 2)):
-            if rows and not piece.is_shared and piece.bottom - rows[-1][0].top <= limit:
-                rows[-1].append(piece)
+def _rows(region: Region, *, limit: int, overlap: int) -> list[tuple[int, int]]:
+    """Of the grid, as first row of the region and the first below it. They lie over each other in tall bands."""
+    rows: list[tuple[int, int]] = []
+    for band in region.bands:
+        for number, (top, bottom) in enumerate(_parts(region, band, limit=limit, overlap=min(overlap, limit // 2))):
+            if rows and not number and bottom - rows[-1][0] <= limit:
+                rows[-1] = (rows[-1][0], bottom)
             else:
-                rows.append([piece])
+                rows.append((top, bottom))
     return rows
 
 
-def _pieces(band: Band, *, number: int, limit: int, overlap: int) -> Iterator[_Piece]:
+def _parts(region: Region, band: tuple[int, int], *, limit: int, overlap: int) -> Iterator[tuple[int, int]]:
     """The band, or parts of it that are no taller than the limit, each with the end of the one above."""
-    if band.height <= limit:
-        yield _Piece(number, band.top, band.bottom)
+    first, last = band
+    if last - first <= limit:
+        yield band
         return
-    shared = overlap if band.print_.any() else 0
-    count = -(-(band.height - shared) // (limit - shared))
-    step = (band.height - shared) / count
+    shared = overlap if region.print_[first:last].any() else 0
+    count = -(-(last - first - shared) // (limit - shared))
+    step = (last - first - shared) / count
     for n in range(count):
-        top, bottom = band.top + round(n * step), min(band.bottom, band.top + round((n + 1) * step) + shared)
-        yield _Piece(number, top, bottom, is_shared=n > 0)
+        yield first + round(n * step), min(last, first + round((n + 1) * step) + shared)
 
 
-def _seams(region: Region, *, limit: int, overlap: int) -> list[list[_Seam]]:
-    """From left to right, each with a cut per band: in gaps that run through all of them, if that makes no more columns
-    than to cut evenly does."""
-    even = _even_cuts(region, limit=limit, overlap=overlap)
+def _seams(region: Region, *, limit: int, overlap: int) -> list[_Seam]:
+    """From left to right: in gaps that run through all bands, if that makes no more columns than to cut evenly does."""
+    cuts, room = _ideal_cuts(region, limit=limit, overlap=overlap)
     through = _evenly(lambda limit: _through_cuts(region, limit=limit), limit=limit)
-    if through is not None and len(through) <= len(even):
-        return [[_Seam(cut, cut)] * len(region.bands) for cut in through]
-    room = int(min((limit - region.box.width / (len(even) + 1)) / 2, overlap / 2))
-    return [[_cut(band, region, ideal=cut, room=room) for band in region.bands] for cut in even]
+    if through is not None and len(through) <= len(cuts):
+        return [_straight(region, at=cut) for cut in through]
+    return [_wound(region, ideal=cut, room=room) for cut in cuts]
 
 
-def _even_cuts(region: Region, *, limit: int, overlap: int) -> list[int]:
+def _ideal_cuts(region: Region, *, limit: int, overlap: int) -> tuple[list[int], int]:
+    """Where to cut into as few columns as the limit allows, and how far a seam may leave these places: evenly, or where
+    half of the lines have a wide gap."""
     width = region.box.width
     if width <= limit:
-        return []
-    wander = min(overlap, round(MIN_WANDER * region.unit))
-    count = -(-(width - wander) // (limit - wander))
-    return [region.box.left + round(width * n / count) for n in range(1, count)]
+        return [], 0
+    wander = min(overlap, round(MIN_WANDER * region.unit)) // 2 * 2
+    step = limit - wander
+    count = -(-(width - wander) // step)
+    cuts: list[int] = []
+    for n in range(1, count):
+        low, high = width - (count - n) * step - wander // 2, (cuts[-1] if cuts else wander // 2) + step
+        even = min(max(round(width * n / count), low), high)
+        wide = max(1, low) + np.flatnonzero(2 * region.openness[max(1, low) : high + 1] >= len(region.sizes))
+        cuts.append(int(min(wide, key=lambda x: abs(int(x) - even), default=even)))
+    edges = [wander // 2, *cuts, width - wander // 2]
+    widest = max(end - begin for begin, end in pairwise(edges))
+    return cuts, min(overlap, limit - widest) // 2
 
 
 def _through_cuts(region: Region, *, limit: int) -> list[int] | None:
@@ -184,108 +208,146 @@ def _through_cuts(region: Region, *, limit: int) -> list[int] | None:
     """
     cuts: list[int] = []
     begin = 0
-    for left, right in _blocks(region):
+    for left, right in region.blocks:
         if right - begin > limit:
             cut = min(left, begin + limit)
-            begin = cut if region.ink[cut:left].any() else left
-            cuts.append(region.box.left + cut)
+            begin = cut if region.is_inked[cut:left].any() else left
+            cuts.append(cut)
         if right - begin > limit:
             return None
     return cuts if region.box.width - begin <= limit else None
 
 
-def _blocks(region: Region) -> list[tuple[int, int]]:
-    """What stands between gaps that are as wide as one between words."""
-    least = region.space * region.unit
-    blocks: list[tuple[int, int]] = []
-    for left, right in runs(region.print_).tolist():
-        if blocks and left - blocks[-1][1] < least:
-            blocks[-1] = (blocks[-1][0], right)
+def _straight(region: Region, *, at: int) -> _Seam:
+    cuts = np.full(region.box.height, at, np.int32)
+    return _Seam(cuts, cuts.copy(), np.zeros(len(cuts), np.bool_))
+
+
+def _wound(region: Region, *, ideal: int, room: int) -> _Seam:
+    """A seam that leaves the ideal place by up to `room`, in each line by itself."""
+    seam = _straight(region, at=ideal)
+    for band in region.bands:
+        for top, bottom in _lines_at(region, *band, ideal=ideal, room=room):
+            rows = slice(top, bottom)
+            seam.ends[rows], seam.begins[rows], seam.is_broken[rows] = _cut(region, top, bottom, ideal=ideal, room=room)
+    return seam
+
+
+def _lines_at(region: Region, first: int, last: int, *, ideal: int, room: int) -> list[tuple[int, int]]:
+    """The band, if it has a gap between words near the ideal place; or else what lines it has there."""
+    gap = _gap(region, first, last, ideal=ideal, room=room)
+    if gap is not None and gap[1]:
+        return [(first, last)]
+    lines: list[tuple[int, int]] = []
+    for top, bottom in find_lines(region.print_[first:last, ideal - room : ideal + room + 1], unit=region.unit):
+        if lines and first + bottom - lines[-1][0] <= LINE_HEIGHT * region.unit:  # a character of two parts
+            lines[-1] = (lines[-1][0], first + bottom)
         else:
-            blocks.append((left, right))
-    return blocks
+            lines.append((first + top, first + bottom))
+    return lines
 
 
-def _cut(band: Band, region: Region, *, ideal: int, room: int) -> _Seam:
-    gap = _gap(band, region, ideal=ideal, room=room)
+def _cut(region: Region, top: int, bottom: int, *, ideal: int, room: int) -> tuple[int, int, bool]:
+    """End, beginning and whether it is through a word: in a gap, through a thin stroke, or both show what is there."""
+    gap = _gap(region, top, bottom, ideal=ideal, room=room)
     if gap is not None:
-        return gap
-    stroke = _thin_stroke(band, region, ideal=ideal, room=room)
-    if stroke is not None:
-        return _Seam(stroke, stroke, is_broken=True)
-    return _Seam(ideal + room, ideal - room)
+        at, is_space = gap
+        return at, at, not is_space
+    strokes = region.print_[top:bottom, ideal - room : ideal + room + 1].sum(axis=0)
+    if bottom - top <= MAX_LINE * region.unit and strokes.min() <= MAX_STROKE * region.unit:
+        at = ideal - room + int(np.argmin(strokes))
+        return at, at, True
+    return ideal + room, ideal - room, False
 
 
-def _gap(band: Band, region: Region, *, ideal: int, room: int) -> _Seam | None:
-    """In a gap between words within `room` of the ideal place, or else between letters: a near and wide one."""
-    low, high = ideal - room - region.box.left, ideal + room - region.box.left
-    start, end = band.gaps[(band.gaps[:, 0] <= high) & (band.gaps[:, 1] >= low)].T
+def _gap(region: Region, top: int, bottom: int, *, ideal: int, room: int) -> tuple[int, bool] | None:
+    """A place in a gap between words within `room` of the ideal place, and True; or else between letters, and False.
+    It is near and wide."""
+    start, end = runs(region.print_[top:bottom].max(axis=0) == 0).T
+    near = (start <= ideal + room) & (end >= ideal - room)
+    start, end = start[near], end[near]
     if not start.size:
         return None
     width = end - start
-    is_space, is_between_letters = region.kinds_of_gaps(width, band)
+    is_space, is_between_letters = region.kinds_of_gaps(width, top, bottom)
     fits = next((kind for kind in (is_space, is_between_letters) if kind.any()), ~is_space)
-    at = np.clip((start + end) // 2, low, high)
-    cost = np.abs(at - (low + high) / 2) - GAP_WORTH * np.minimum(width, MAX_GAP * region.unit)
+    at = np.clip((start + end) // 2, ideal - room, ideal + room)
+    cost = np.abs(at - ideal) - GAP_WORTH * np.minimum(width, MAX_GAP * region.unit)
     best = int(np.argmin(np.where(fits, cost, np.inf)))
-    cut = region.box.left + int(at[best])
-    return _Seam(cut, cut, is_broken=not is_space[best])
+    return int(at[best]), bool(is_space[best])
 
 
-def _thin_stroke(band: Band, region: Region, *, ideal: int, room: int) -> int | None:
-    if band.height > MAX_LINE * region.unit:
-        return None
-    low = ideal - room - region.box.left
-    window = band.print_[low : low + 2 * room + 1]
-    at = int(np.argmin(window))
-    return region.box.left + low + at if window[at] <= MAX_STROKE * region.unit else None
+def _strips(region: Region, seams: Sequence[_Seam]) -> list[_Strip]:
+    edges = [None, *seams, None]
+    return [_strip(region, left, right) for left, right in pairwise(edges)]
 
 
-def _cell(
-    region: Region, pieces: Sequence[_Piece], seams: Sequence[Sequence[_Seam]], *, place: tuple[int, int, int]
-) -> Cell | None:
+def _strip(region: Region, left: _Seam | None, right: _Seam | None) -> _Strip:
+    begins = np.zeros(region.box.height, np.int32) if left is None else left.begins
+    ends = np.full(region.box.height, region.box.width, np.int32) if right is None else right.ends
+    first, last = int(begins.min()), int(ends.max())
+    changes = np.flatnonzero(np.diff(begins) | np.diff(ends)) + 1
+    rows = pairwise([0, *changes.tolist(), region.box.height])
+    steps = tuple(_Step(top, bottom, int(begins[top]), int(ends[top])) for top, bottom in rows)
+    ink, print_ = region.ink[:, first:last].copy(), region.print_[:, first:last].copy()
+    for step in steps:
+        for mask in (ink, print_):
+            mask[step.top : step.bottom, : step.left - first] = 0
+            mask[step.top : step.bottom, step.right - first :] = 0
+    return _Strip(first, ink, print_, steps, right)
+
+
+def _parted(strip: _Strip, rows: Sequence[tuple[int, int]], *, unit: float) -> list[tuple[int, int]]:
+    """The rows of the grid; where they lie over each other, they are parted between lines of this strip, if any."""
+    parted = list(rows)
+    for number, ((top, bottom), (next_top, next_bottom)) in enumerate(pairwise(rows)):
+        cut = _between_lines(strip.print_[top:next_bottom], next_top - top, bottom - top, unit=unit)
+        if next_top < bottom and cut is not None:
+            parted[number] = (parted[number][0], top + cut)
+            parted[number + 1] = (top + cut, next_bottom)
+    return parted
+
+
+def _between_lines(print_: Mask, low: int, high: int, *, unit: float) -> int | None:
+    """The row between lines that is nearest to the middle of these."""
+    lines = [(0, 0), *find_lines(print_, unit=unit), (len(print_), len(print_))]
+    cuts = [max(low, above) for (_, above), (below, _) in pairwise(lines) if above <= high and below >= low]
+    return min(cuts, key=lambda cut: abs(2 * cut - low - high), default=None)
+
+
+def _cell(region: Region, strip: _Strip, rows: tuple[int, int], *, place: tuple[int, int, int]) -> Cell | None:
     """What stands at a place of the grid; None if there is no ink."""
-    column = place[2]
-    owned = [own for piece in pieces if (own := _owned(region, seams, piece, column=column))]
-    if not owned:
+    top, bottom = rows
+    x, y, width, height = cv2.boundingRect(strip.ink[top:bottom])
+    if not width:
         return None
-    box = Box(min(own.left for own in owned), owned[0].top, max(own.right for own in owned), owned[-1].bottom)
-    cuts = [(piece, seams[column][piece.number]) for piece in pieces] if column < len(seams) else []
+    box = Box(strip.left + x, top + y, strip.left + x + width, top + y + height)  # of the region
+    seam = strip.seam
     return Cell(
         place=place,
-        box=box,
-        blanks=tuple(blank for piece in pieces for blank in _blanks(region, seams, piece, box, column=column)),
-        broken=tuple((piece.top, piece.bottom) for piece, seam in cuts if seam.is_broken),
-        shares=any(seam.end > seam.begin for _, seam in cuts),
+        box=_moved(box, region),
+        blanks=tuple(_moved(blank, region) for blank in _blanks(region, strip, box)),
+        broken=() if seam is None else _broken(seam, region, box),
+        shares=seam is not None and bool((seam.ends > seam.begins)[box.top : box.bottom].any()),
     )
 
 
-def _extent(region: Region, seams: Sequence[Sequence[_Seam]], piece: _Piece, *, column: int) -> tuple[int, int]:
-    """From where to where a column of the grid has a piece."""
-    left = seams[column - 1][piece.number].begin if column else region.box.left
-    right = seams[column][piece.number].end if column < len(seams) else region.box.right
-    return left, right
+def _moved(box: Box, region: Region) -> Box:
+    """From pixels of the region to those of the page."""
+    left, top = region.box.left, region.box.top
+    return Box(box.left + left, box.top + top, box.right + left, box.bottom + top)
 
 
-def _owned(region: Region, seams: Sequence[Sequence[_Seam]], piece: _Piece, *, column: int) -> Box | None:
-    """The ink of a piece in a column of the grid."""
-    band = region.bands[piece.number]
-    left, right = _extent(region, seams, piece, column=column)
-    columns = slice(left - region.box.left, right - region.box.left)
-    if not band.ink[columns].any():
-        return None
-    ink = np.ascontiguousarray(band.pixels[piece.top - band.top : piece.bottom - band.top, columns])
-    x, y, width, height = cv2.boundingRect(ink)
-    return Box(left + x, piece.top + y, left + x + width, piece.top + y + height) if width else None
+def _broken(seam: _Seam, region: Region, box: Box) -> tuple[tuple[int, int], ...]:
+    first = region.box.top + box.top
+    return tuple((first + top, first + bottom) for top, bottom in runs(seam.is_broken[box.top : box.bottom]).tolist())
 
 
-def _blanks(region: Region, seams: Sequence[Sequence[_Seam]], piece: _Piece, box: Box, *, column: int) -> Iterator[Box]:
-    """What a cell's box holds of its neighbours' ink on the rows of a piece."""
-    top, bottom = max(piece.top, box.top), min(piece.bottom, box.bottom)
-    if top >= bottom:
-        return
-    left, right = _extent(region, seams, piece, column=column)
-    ink = region.bands[piece.number].ink
-    for start, end in ((box.left, min(left, box.right)), (max(right, box.left), box.right)):
-        if start < end and ink[start - region.box.left : end - region.box.left].any():
-            yield Box(start, top, end, bottom)
+def _blanks(region: Region, strip: _Strip, box: Box) -> Iterator[Box]:
+    """What a cell's box holds of its neighbours' ink."""
+    for step in strip.steps:
+        top, bottom = max(step.top, box.top), min(step.bottom, box.bottom)
+        for left, right in ((box.left, min(step.left, box.right)), (max(step.right, box.left), box.right)):
+            blank = Box(left, top, right, bottom)
+            if top < bottom and left < right and blank.of(region.ink).any():
+                yield blank

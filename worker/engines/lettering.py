@@ -33,6 +33,8 @@ NOISE_SIGMAS = 6
 MAX_NOISE = 60
 # Print reaches this share of the page's contrast: without the grey halo that joins neighbouring letters.
 BOLD_SHARE = 0.35
+MAX_DUST = 5
+"""Pixels: 0.6 mm at 200 dpi. What is larger is ink, however large the letters of the page are taken to be."""
 MIN_SPOT = 3
 """Pixels of a spot of ink; smaller ones are noise."""
 PAPER_SIDE, PAPER_WINDOW = 500, 21
@@ -65,10 +67,12 @@ other."""
 
 # In x-heights.
 LONG, THIN = 6.0, 0.6
+STROKE = 3.0
+"""A straight piece that is longer is of a rule, not of a letter that touches it."""
 FRAME_FILL = 0.15
 MAX_BOLD = 20.0
 DUST, FAR = 0.5, 2.0
-FAINT_HEIGHTS = (0.4, 4.0)
+LETTER_HEIGHTS = (0.4, 4.0)
 
 MAX_WIDE, MAX_TALL = 3.0, 6.0
 """A large letter, in its own height and width."""
@@ -126,7 +130,8 @@ def survey(image: RGB) -> Lettering:
     unit = x_height or 0.0
     kept = _without_dust(bold, unit=unit)
     ink = kept[bold.labels] | _faint(_spots(contrast > noise), unit=unit)
-    print_ = (kept & bold.is_ink & ~_is_passable(bold, unit=unit))[bold.labels]
+    is_passable = _is_passable(bold, unit=unit)
+    print_ = (kept & bold.is_ink & ~is_passable)[bold.labels] | _on_rules(bold, is_passable, unit=unit)
     return Lettering(scale=scale, ink=ink.view(np.uint8), print_=print_.view(np.uint8), words=words, x_height=x_height)
 
 
@@ -164,10 +169,17 @@ def _contrast(image: RGB) -> Grey:
     step = max(1, min(max(height, width) // PAPER_SIDE, min(height, width)))
     small = np.ascontiguousarray(image[step // 2 :: step, step // 2 :: step])
     window = min(PAPER_WINDOW, (min(small.shape[:2]) - 1) // 2 * 2 + 1)
-    paper = cv2.medianBlur(small, window) if window >= 3 else small
+    paper = _blurred(small, window=window) if window >= 3 else small
     apart = cv2.absdiff(image, cv2.resize(paper, (width, height), interpolation=cv2.INTER_LINEAR))
     red, green, blue = cv2.split(apart)
     return cast("Grey", cv2.max(cv2.max(red, green), blue))
+
+
+def _blurred(image: RGB, *, window: int) -> RGB:
+    """Beyond its edges the page is mirrored: a rule along an edge, repeated, would be the most of the window there."""
+    half = window // 2
+    wide = cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_REFLECT_101)
+    return cast("RGB", cv2.medianBlur(wide, window)[half:-half, half:-half])
 
 
 def _noise(contrast: Grey) -> float:
@@ -208,11 +220,12 @@ def _spots(mask: Flags) -> _Spots:
 
 def _without_dust(spots: _Spots, *, unit: float) -> Flags:
     """(spot,): those that are not both small and far from all larger ones: a full stop stands near its letters."""
-    large = spots.is_ink & (np.maximum(spots.width, spots.height) >= DUST * unit)
+    large = spots.is_ink & (np.maximum(spots.width, spots.height) >= min(DUST * unit, MAX_DUST))
     cell = max(1, round(unit / 2))
     reach = 2 * round(FAR * unit / cell) + 1
     near = cv2.dilate(pooled(large[spots.labels].view(np.uint8), cell=cell), np.ones((reach, reach), np.uint8))
-    kept = near[spots.top // cell, spots.left // cell] > 0
+    # Where a small spot is says its corner; that of a large one may be far from its own ink.
+    kept = large | (near[spots.top // cell, spots.left // cell] > 0)
     kept[0] = False
     return kept
 
@@ -222,7 +235,7 @@ def _faint(spots: _Spots, *, unit: float) -> Flags:
     no text was found, anything."""
     if not unit:
         return spots.is_ink[spots.labels]
-    low, high = (share * unit for share in FAINT_HEIGHTS)
+    low, high = (share * unit for share in LETTER_HEIGHTS)
     return (_is_letter(spots) & (spots.height >= low) & (spots.height <= high))[spots.labels]
 
 
@@ -278,3 +291,17 @@ def _is_passable(spots: _Spots, *, unit: float) -> Flags:
     solid = spots.area >= FRAME_FILL * width * height
     letter = (height <= MAX_BOLD * unit) & (width <= MAX_WIDE * height) & (height <= MAX_TALL * width) & solid
     return rule | ((height > LONG * unit) & ~letter)
+
+
+def _on_rules(spots: _Spots, is_passable: Flags, *, unit: float) -> Flags:
+    """(height, width): letters that touch a rule or a frame, without it."""
+    is_hollow = spots.area < FRAME_FILL * spots.width * spots.height
+    framed = (is_passable & is_hollow)[spots.labels].view(np.uint8)
+    if not framed.any():
+        return framed.view(np.bool_)
+    length = max(2, round(STROKE * unit))
+    for shape in ((1, length), (length, 1)):
+        framed[cv2.morphologyEx(framed, cv2.MORPH_OPEN, np.ones(shape, np.uint8)) > 0] = 0
+    letters = _spots(framed.view(np.bool_))
+    low, high = (share * unit for share in LETTER_HEIGHTS)
+    return (_is_letter(letters) & (letters.height >= low) & (letters.height <= high))[letters.labels]

@@ -61,13 +61,9 @@ def _repeated(answer: _Answer, given: Sequence[_Answer]) -> int:
     for overlap in answer.tile.overlaps:
         if overlap.edge == Edge.TOP and overlap.is_shared:
             above = given[overlap.neighbour]
-            return _doubled(above.lines, answer.lines, most=_common_lines(above.tile, answer.tile) + 1)
+            # Lines are more than an x-height apart.
+            return _doubled(above.lines, answer.lines, most=int(overlap.pixels / (answer.tile.x_height or 1)) + 1)
     return 0
-
-
-def _common_lines(above: Tile, below: Tile) -> int:
-    """How many lines stand in both boxes, by the ink."""
-    return sum(span.bottom > below.box.top for span in above.lines)
 
 
 def _doubled(above: Sequence[str], below: Sequence[str], *, most: int) -> int:

@@ -78,11 +78,9 @@ class Overlap:
 class Tile:
     """One piece of the page, read on its own. Its place in reading order is its index in `Tiling.tiles`.
 
-    `row` and `column` are those of the grid of its `region`, whose text is `x_height` pixels tall, 0 if it has none.
-    It is
-    seen on a square of `side` pixels of the page. `lines` are the lines of text in it, from top to bottom, none where
-    it
-    shows a picture or a rule; `blanks` are what belongs to neighbours, painted over.
+    `row` and `column` are those of the grid of its `region`, whose text is `x_height` pixels tall, 0 if it has none. It
+    is seen on a square of `side` pixels of the page. `lines` are the lines of text in it, from top to bottom, none
+    where it shows a picture or a rule; `blanks` are what belongs to neighbours, painted over.
     """
 
     box: Box
@@ -98,11 +96,9 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiling:
-    """`page` is the global view; `tiles` are in reading order, none for an empty page. A tile with text reaches over
-    at most
-    `reach` x-heights. `x_height` is the page's, in its pixels, None if no text was found; `x_height_seen` is that of
-    the
-    tile that shows its text smallest, in pixels of the eye.
+    """`page` is the global view; `tiles` are in reading order, none for an empty page. A tile with text reaches over at
+    most `reach` x-heights. `x_height` is the page's, in its pixels, None if no text was found; `x_height_seen` is that
+    of the tile that shows its text smallest, in pixels of the eye.
 
     A page that would need more tiles than are allowed has larger ones, and is not `legible`; nor is print that is too
     small in the page itself.
@@ -178,8 +174,6 @@ def _tiles(cells: Sequence[Cell], page: Lettering, regions: Sequence[Region]) ->
     for cell in cells:
         region, row, column = cell.place
         unit = regions[region].unit
-        overlaps = tuple(_overlaps(cell, cells, indices))
-        lines, cut_off = _lines(cell, overlaps, page, unit=unit)
         yield Tile(
             box=cell.box,
             x_height=unit,
@@ -187,9 +181,9 @@ def _tiles(cells: Sequence[Cell], page: Lettering, regions: Sequence[Region]) ->
             row=row,
             column=column,
             side=side_of(cell.box, unit=unit),
-            lines=lines,
-            blanks=(*cell.blanks, *cut_off),
-            overlaps=overlaps,
+            lines=tuple(_lines(cell, page, unit=unit)),
+            blanks=cell.blanks,
+            overlaps=tuple(_overlaps(cell, cells, indices)),
         )
 
 
@@ -236,28 +230,13 @@ def _common(one: Box, other: Box) -> Box | None:
     return Box(left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _lines(
-    cell: Cell, overlaps: Sequence[Overlap], page: Lettering, *, unit: float
-) -> tuple[tuple[Span, ...], tuple[Box, ...]]:
-    """The lines of a tile; and the boxes of those that its edge cuts through, which are whole in the neighbour
-    there."""
+def _lines(cell: Cell, page: Lettering, *, unit: float) -> Iterator[Span]:
+    """The lines of a tile."""
     box = cell.box
     shown = box.of(page.print_).copy()
     for blank in cell.blanks:
         shown[blank.top - box.top : blank.bottom - box.top, blank.left - box.left : blank.right - box.left] = 0
-    found = [(box.top + top, box.top + bottom) for top, bottom in find_lines(shown, unit=unit)]
-    shared = {overlap.edge: overlap.pixels for overlap in overlaps if overlap.is_shared}
-    above, below = box.top + shared.get(Edge.TOP, 0), box.bottom - shared.get(Edge.BOTTOM, 0)
-    cut_off = {
-        (top, bottom)
-        for top, bottom in found
-        if (top == box.top and bottom <= above) or (bottom == box.bottom and top >= below)
-    }
-    return (
-        tuple(Span(*line, _is_broken(cell, line)) for line in found if line not in cut_off),
-        tuple(Box(box.left, top, box.right, bottom) for top, bottom in sorted(cut_off)),
-    )
-
-
-def _is_broken(cell: Cell, line: tuple[int, int]) -> bool:
-    return any(top <= sum(line) // 2 < bottom for top, bottom in cell.broken)
+    for top, bottom in find_lines(shown, unit=unit):
+        middle = box.top + (top + bottom) // 2
+        is_broken = any(first <= middle < last for first, last in cell.broken)
+        yield Span(box.top + top, box.top + bottom, is_broken)
