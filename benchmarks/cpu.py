@@ -1,7 +1,8 @@
-"""Two choices of the CPU engine, measured on this machine: packed linear layers, and recognition that does not spin.
+"""Parts of the CPU engines, measured on this machine: packed linear layers, recognition that does not spin, and tiles.
 
 python benchmarks/cpu.py linear    # SmolLM2's layers: `F.linear` and packed weights, microseconds, best of five
 python benchmarks/cpu.py beside    # reading a page while eight answers are generated, both ways
+python benchmarks/cpu.py tiles     # cutting A4 pages of 200 dpi for an eye of 224 pixels, milliseconds of CPU time
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ from worker.engines.base import Turn
 from worker.engines.chat import ChatModel, load_smollm
 from worker.engines.packed import PackedLinear
 from worker.engines.recognizer import Recognizer
+from worker.engines.tiles import cut, view
+from worker.readers.mupdf import pymupdf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from worker.engines.base import RGB
 
 SHAPES = ((576, 576), (576, 1536), (1536, 576), (576, 49152))
 ROWS = (1, 4, 8, 16)
@@ -109,5 +114,34 @@ def _tokens_per_second(chat: ChatModel) -> float:
     return sum(future.result().new_tokens for future in futures) / (time.perf_counter() - began)
 
 
+def tiles() -> None:
+    for name, image in _pages():
+        cutting = [_cpu_ms(partial(cut, image)) for _ in range(15)]
+        tiling = cut(image)
+        viewing = [sum(_cpu_ms(partial(view, image, tile)) for tile in tiling.tiles) for _ in range(15)]
+        print(
+            f"{name}: {image.shape[1]} x {image.shape[0]} pixels, x-height {tiling.x_height:.0f}, {len(tiling.tiles)} "
+            f"tiles; cut {np.median(cutting):.0f} ({min(cutting):.0f} to {max(cutting):.0f}) ms, "
+            f"their views {np.median(viewing):.0f} ms"
+        )
+
+
+def _pages() -> Iterator[tuple[str, RGB]]:
+    """A4 at 200 dpi from a PDF, and a scan."""
+    with pymupdf.open(PAGE.parent / "report.pdf") as document:
+        for number in range(2):
+            pixmap = document[number].get_pixmap(dpi=200, alpha=False, colorspace=pymupdf.csRGB)
+            pixels = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.width, 3)
+            yield f"report.pdf, page {number + 1}", pixels.copy()
+    picture: Any = cv2.imread(str(PAGE))
+    yield PAGE.name, np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def _cpu_ms(run: Callable[[], Any]) -> float:
+    began = time.thread_time()
+    run()
+    return (time.thread_time() - began) * 1000
+
+
 if __name__ == "__main__":
-    {"linear": linear, "beside": beside}[sys.argv[1] if len(sys.argv) > 1 else "linear"]()
+    {"linear": linear, "beside": beside, "tiles": tiles}[sys.argv[1] if len(sys.argv) > 1 else "linear"]()
