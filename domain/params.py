@@ -125,7 +125,9 @@ class Copywrite(Params):
         default=None, max_length=8000, description="What to write about; needed without a source."
     )
     channel: Literal["product_page", "email", "social", "ad", "press"] = Field(
-        default="product_page", description="Where the copy will stand."
+        default="product_page",
+        description="Where the copy will stand. social holds 280 characters and 3 hashtags, ad 180 characters and no "
+        "hashtag, the others no hashtag.",
     )
     tone: str | None = Field(default=None, max_length=200, description='Tone, such as "warm and plain".')
     audience: str | None = Field(default=None, max_length=200, description="Who it is for.")

@@ -349,6 +349,23 @@ class Worker(Base):
     occupancy: Mapped[float | None]
 
 
+class Digest(Base):
+    """What a page or a segment was condensed to, by everything that this depends on (`key`); see tasks/digests.py.
+
+    It goes with the job that made it.
+    """
+
+    __tablename__ = "digests"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    text: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+
+    __table_args__ = (Index("ix_digests_job_id", "job_id"),)
+
+
 class EvalRun(Base):
     """One data set through the queue: what was measured, with what, and the scores of the whole."""
 

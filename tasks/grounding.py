@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.text import count_words, limit_words, sentences, words
 
@@ -24,6 +24,8 @@ LEAST_WORDS = 6
 LONGEST_SENTENCE = 45
 SHORT_WORD = 3
 _NUMBER = re.compile(r"\d+")
+_I = re.compile(r"\bI(?=[ '’])")
+_LONG_WORD = re.compile(r"[^\W\d_]{2,}")
 _END = re.compile(r"[.!?。！？:;][\"')\]”’]*$")
 
 
@@ -49,6 +51,47 @@ def has_foreign_numbers(text: str, source: str) -> bool:
     return not set(_NUMBER.findall(text)) <= set(_NUMBER.findall(source))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The numbers and the names that stand in a source; names in lower case."""
+
+    numbers: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, list[str]]:
+        return {"numbers": sorted(self.numbers), "names": sorted(self.names)}
+
+
+def known(text: str) -> Known:
+    """What a page vouches for: its numbers, and its words that begin with a capital or have no case."""
+    capital = {word.lower() for word in _LONG_WORD.findall(text) if not word.islower()}
+    return Known(numbers=frozenset(_NUMBER.findall(text)), names=frozenset(capital))
+
+
+def foreign(text: str, source: Known, *, with_names: bool = True) -> list[dict[str, Any]]:
+    """The sentences with numbers or names that the source does not have, and which.
+
+    A name is a word with a capital that does not begin its sentence; a script without capitals has none.
+    """
+    found = []
+    for sentence in sentences(text):
+        numbers = [number for number in dict.fromkeys(_NUMBER.findall(sentence)) if number not in source.numbers]
+        names = [name for name in _names(sentence) if name.lower() not in source.names] if with_names else []
+        if numbers or names:
+            found.append({"text": sentence, "numbers": numbers, "names": names})
+    return found
+
+
+def _names(sentence: str) -> list[str]:
+    inside = list(_LONG_WORD.finditer(sentence))[1:]
+    return list(dict.fromkeys(m.group() for m in inside if m.group()[0].isupper() and not _begins(sentence, m.start())))
+
+
+def _begins(sentence: str, at: int) -> bool:
+    """Whether something begins there: after a colon, a quote or a dash a capital says nothing."""
+    return sentence[:at].rstrip()[-1:] in ":“„«\"'(-–—•"
+
+
 def check(text: str, source: str, *, most_words: int, least_words: int = LEAST_WORDS) -> Checked:
     """Keep the sentences that the source supports; if less than `least_words` are left, take the source's own."""
     kept: list[str] = []
@@ -57,10 +100,16 @@ def check(text: str, source: str, *, most_words: int, least_words: int = LEAST_W
         if sentence in kept or sentence in dropped:
             continue
         good = support(sentence, source) >= LEAST_SUPPORT and not has_foreign_numbers(sentence, source)
+        good = good and not _is_about_itself(sentence, source)
         (kept if good and is_whole(sentence) else dropped).append(sentence)
     if count_words(" ".join(kept)) >= least_words:
         return Checked(text=limit_words(" ".join(kept), most_words), method="model", dropped=tuple(dropped))
     return Checked(text=extract(source, most_words=most_words), method="extractive", dropped=tuple(dropped))
+
+
+def _is_about_itself(sentence: str, source: str) -> bool:
+    """ "I have shortened the text": a model that speaks of its work, where nobody in the source says I."""
+    return bool(_I.search(sentence)) and not _I.search(source)
 
 
 def is_whole(sentence: str) -> bool:

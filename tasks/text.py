@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def limit_words(text: str, most: int) -> str:
     if whole and count_words(head[: whole[-1]]) >= most / 2:
         return head[: whole[-1]]
     return head.rstrip(",;:") + " …"
+
+
+def alike(one: str, other: str) -> float:
+    """How much two texts are the same words in the same order, 0 to 1."""
+    return SequenceMatcher(None, words(one), words(other), autojunk=False).ratio()
 
 
 def split_to_budget(text: str, budget: int, count: Callable[[str], int]) -> list[str]:

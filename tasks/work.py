@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=Params)
 POLL_SECONDS = 0.2
+SIDE_BY_SIDE = 16
+"""Most requests of one merge that are with the engine at a time."""
 INSTRUCTION_TOKENS = 160
 """Room for the wording around the source and for the form of the conversation; more only where a wording needs it.
 SmolLM2's tokenizer makes 70 tokens of the longest English instruction and 288 of the Korean one."""
@@ -101,6 +103,11 @@ class Desk(Generic[P]):
     def write(self, prompt: str, **options: Any) -> str:
         """A text-only request of one turn; its text."""
         return self.complete(self.request(prompt, **options)).text
+
+    def write_all(self, prompts: Sequence[str], **options: Any) -> list[str]:
+        """The texts of several text-only requests that do not need one another, generated side by side."""
+        with ThreadPoolExecutor(max(1, min(len(prompts), SIDE_BY_SIDE)), thread_name_prefix="write") as pool:
+            return list(pool.map(lambda prompt: self.write(prompt, **options), prompts))
 
     def request(self, prompt: str, **options: Any) -> Request:
         return Request(purpose=Purpose.WRITE, turns=(Turn(role="user", text=prompt),), **options)

@@ -163,7 +163,7 @@ class StandInReaders:
         )
         return Page(
             number=number,
-            image=np.full((70, 50, 3), number, np.uint8),
+            image=np.full((70, 50, 3), number % 256, np.uint8),
             width_points=500,
             height_points=700,
             blank=sheet.blank,

@@ -1044,7 +1044,8 @@ def test_variants_differ_and_keep_their_number_of_words(make_worker: MakeWorker)
     assert written == "\n\n---\n\n".join(data["variants"])
     first, *others = (request.sampling for request in worker.engine.requests)
     assert first.temperature == 0
-    assert len({sampling.seed for sampling in others if sampling.temperature > 0}) == 2
+    seeds = [sampling.seed for sampling in others if sampling.temperature > 0]
+    assert len(set(seeds)) == len(seeds) >= 2
     assert told(worker.do(params))[1]["variants"] == data["variants"]
 
 
