@@ -33,6 +33,41 @@ On the command line a param is `-p key=value`; lists are written with commas or 
 the class. In SQL and over Celery it is a key of the JSON object `params`. An unknown key is refused by name.
 """
 
+# What stands in `result.data` beside `marks`, where it is not plain from its name.
+RESULTS = {
+    "summarize": """
+`result.text` is the summary. In `result.data`:
+
+- `method`: `model`, or `extractive` where too little of what the model wrote kept to the document, so that sentences of
+  the document itself stand there; `digests` counts the pages by the same words. `checked` is false for a summary in
+  another language, which shares no words with its document.
+- `citations`: each sentence with the pages (or times) whose digests support it, at most three.
+- `key_points`: the first sentence of each page's digest, with its page, in the order of the document.
+- `unsupported`: sentences with numbers or names that stand on no page, and which. A name is a word with a capital in
+  the middle of a sentence; in another language only numbers are looked at. `dropped`: sentences of the model that were
+  left out.
+
+A page is digested once per document, engine and focus: a second summary of the same document, in another style or
+length, costs only its own last steps, and `data.cached` of its parts is true. Copywriting shares the digests.
+""",
+    "copywrite": """
+`result.text` holds the variants, with a line `---` between them. In `result.data`:
+
+- `variants`: the texts. The first is the same on every run; one that is too like an earlier one is written anew, up to
+  twice. `difference` says how far the two most alike are from each other, 0 to 1.
+- `fitted`: of each variant its `words`, `characters` and `hashtags`, and whether it was `cut` to fit its channel.
+- `unsupported`: of each variant the sentences whose numbers, names or most words stand in neither source nor brief; in
+  another language only numbers are looked at. `facts`: what the model was told of the source.
+""",
+    "caption": """
+`result.text` is the synopsis; `captions.srt` and `captions.vtt` are files of the job. In `result.data`:
+
+- `captions`: `start` and `end` in seconds, `text`, the numbers of the `parts` it is of, and `text_seen` where text
+  stands on screen and the engine reads it. Neighbouring segments that say the same are one caption.
+- `method`: `model`, or `extractive` where the captions themselves stand for a synopsis.
+""",
+}
+
 # Defaults that depend on the machine are described, not printed.
 DEFAULTS = {"data_dir": "the platform's user data folder", "cache_dir": "the platform's user cache folder"}
 
@@ -70,7 +105,7 @@ def _kind_section(model: type[Any]) -> str:
         cells = (f"`{name}`", _values(schemas[name]), _default(field), _cell(field.description))
         rows.append(f"| {' | '.join(cells)} |\n")
     head = f"\n## {model.kind}\n\n| param | values | default | meaning |\n|---|---|---|---|\n"
-    return head + "".join(rows)
+    return head + "".join(rows) + RESULTS.get(str(model.kind), "")
 
 
 def _values(schema: dict[str, Any]) -> str:
