@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.readers.blanks import BLANKS, note, printed
 from worker.readers.ink import is_blank
 
 if TYPE_CHECKING:
@@ -59,3 +60,22 @@ def test_something_is_written_here(image: RGB) -> None:
 def test_a_smooth_picture_is_no_empty_sheet() -> None:
     ramp = np.linspace(0, 255, 600).astype(np.uint8)
     assert not is_blank(np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (400, 600, 3))))
+
+
+@pytest.mark.parametrize("kind", BLANKS)
+def test_an_empty_sheet_is_blank_until_something_is_written_on_it(kind: str) -> None:
+    empty = BLANKS[kind]()
+    assert is_blank(empty)
+    assert not is_blank(note(empty))
+    assert not is_blank(note(empty, "a few words", at=(300, 700), size=44, shade=150))
+
+
+@pytest.mark.parametrize("shade", [20, 225, 235])
+def test_faint_print_is_no_print_from_the_other_side(shade: int) -> None:
+    assert not is_blank(printed(shade))
+
+
+def test_a_large_dark_thing_is_no_empty_sheet() -> None:
+    image = sheet(250)
+    image[400:560, 300:460] = 30
+    assert not is_blank(image)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import pytest
 from kombu.exceptions import OperationalError
 from sqlalchemy import select, text
@@ -22,6 +23,7 @@ from storage import tables
 from tasks import summarize
 from tasks.bell import ring_again, ring_due
 from tasks.work import POLL_SECONDS, Desk, StoppedError, probe_from_json, probe_to_json
+from tests.readers.blanks import BLANKS
 from tests.tasks.conftest import Sheet, StandInReaders, WatchedEngine, completion, failing, joined, settled
 from worker.engines.base import Completion, FinishReason, Purpose, Request
 from worker.engines.fake import Switches
@@ -135,6 +137,21 @@ def test_a_blank_page_never_meets_the_engine_whatever_the_kind(make_worker: Make
         assert job.state is JobState.FAILED
         assert error_of(job)[0] == Code.NO_PAGES
         assert "blank" in error_of(job)[1]
+    assert worker.engine.requests == []
+
+
+def test_no_text_is_invented_for_any_kind_of_empty_sheet(make_worker: MakeWorker, tmp_path: Path) -> None:
+    document = pymupdf.open()
+    for make in BLANKS.values():
+        image = cv2.resize(make(), (707, 1000), interpolation=cv2.INTER_AREA)
+        page = document.new_page(width=707, height=1000)
+        page.insert_image(page.rect, pixmap=pymupdf.Pixmap(pymupdf.csRGB, 707, 1000, image.tobytes(), False))
+    document.save(source := tmp_path / "blanks.pdf", deflate=True)
+    worker = make_worker(engine=WatchedEngine(reply=lambda _: "An invented sentence."))
+    job = worker.do(Ocr(), source)
+    assert [(part.text, part.data["how"], part.data["marks"]) for part in worker.parts(job.id)] == [
+        ("", "blank", [])
+    ] * len(BLANKS)
     assert worker.engine.requests == []
 
 

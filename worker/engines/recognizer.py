@@ -32,6 +32,7 @@ MAX_SIDE = 2000
 # A crop is squeezed to 48 pixels; from far above that, plain bilinear scaling skips strokes.
 MAX_CROP_HEIGHT = 96
 MIN_CONFIDENCE = 0.5
+MIN_SIGN_CONFIDENCE = 0.8
 BATCH = 6
 MIN_HEIGHT = 64
 MAX_ASPECT = 8
@@ -165,5 +166,10 @@ def _crop(image: RGB, quad: Quads) -> RGB:
 
 
 def confident(readings: Sequence[Reading]) -> list[bool]:
-    """Which readings are worth keeping."""
-    return [bool(r.text) and r.confidence >= MIN_CONFIDENCE for r in readings]
+    """Which readings are worth keeping. Specks and corners are read as dashes and squares, with less confidence than
+    those that are meant."""
+    return [bool(r.text) and r.confidence >= _least(r.text) for r in readings]
+
+
+def _least(text: str) -> float:
+    return MIN_CONFIDENCE if any(character.isalnum() for character in text) else MIN_SIGN_CONFIDENCE
