@@ -81,9 +81,13 @@ class Box(NamedTuple):
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
     """`ink` and `print_` are those in its box, and `is_inked` says which of their columns have ink. `unit` is the
-    x-height of its text in pixels, 0 if it has none. `bands` are first row and first row below; together they have all
-    ink. One without print (a picture, a piece of a frame) may be cut anywhere. `blocks` are the columns that stand
-    between gaps as wide as between words. `space` parts these gaps from those between letters, in x-heights."""
+    x-height of its text in pixels, 0 if it has none.
+
+    `bands` are first row and first row below; together they have all ink. One without print (a picture, a piece of a
+    frame) may be cut anywhere. `sizes` are the x-heights of those that are lines. `blocks` are the columns that stand
+    between gaps as wide as between words in every line; `openness` counts, for each column, the lines that have a wider
+    gap there. `space` parts gaps between words from those between letters, in x-heights of a line.
+    """
 
     box: Box
     unit: float
