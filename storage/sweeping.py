@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select, update
@@ -40,8 +41,18 @@ def let_go(session: Session, *, holder: str) -> None:
     session.execute(update(row).where(row.name == SWEEP, row.holder == holder).values(holder=None, until=None))
 
 
-def bury(session: Session, token: str, job_id: str, *, max_attempts: int, now: datetime) -> bool:
-    """End an attempt whose lease ran out, and return its work. False if it was renewed or closed meanwhile."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """What an attempt that died had in hand, and the engine that its job asks for by name."""
+
+    job_id: str
+    phase: Phase
+    slice: int | None
+    engine: str | None
+
+
+def bury(session: Session, token: str, job_id: str, *, max_attempts: int, now: datetime) -> Returned | None:
+    """End an attempt whose lease ran out, and return its work. None if it was renewed or closed meanwhile."""
     job = session.scalar(select(tables.Job).where(tables.Job.id == job_id).with_for_update())
     attempt = session.scalar(
         select(tables.Attempt)
@@ -53,7 +64,7 @@ def bury(session: Session, token: str, job_id: str, *, max_attempts: int, now: d
         .with_for_update()
     )
     if job is None or attempt is None:
-        return False
+        return None
     how = _last_words(attempt)
     failure = Failure(code=Code.WORKER_LOST, message=how, retryable=True)
     attempts.close(session, token, state=AttemptState.LOST, now=now, failure=failure)
@@ -61,7 +72,7 @@ def bury(session: Session, token: str, job_id: str, *, max_attempts: int, now: d
         parts.take_back(session, attempt, max_attempts=max_attempts, how=how, now=now)
     elif job.token == token:
         _reopen(session, job, attempt, max_attempts=max_attempts, how=how, now=now)
-    return True
+    return Returned(job_id=job_id, phase=Phase(attempt.phase), slice=attempt.slice, engine=job.wants_engine)
 
 
 def _last_words(attempt: tables.Attempt) -> str:

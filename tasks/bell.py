@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
 
-from domain.messages import CPU, FINISH_JOB, GPU, PLAN_JOB, RUN_SLICE, message_priority, queue_for
+from domain.messages import CPU, FINISH_JOB, GPU, INTERACTIVE, PLAN_JOB, RUN_SLICE, message_priority, queue_for
+from domain.states import Phase
 from storage import due
 from storage.due import Room
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from storage.due import Bell, Due
+    from storage.sweeping import Returned
     from tasks.context import Context
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,20 @@ def ring_again(context: Context) -> int:
     with context.database.write() as session:
         messages = _due(session, context.bell, Room(total=missing, batches=missing)) if missing > 0 else []
     return _send_all(context, messages)
+
+
+def ring_first(context: Context, work: Returned) -> None:
+    """Tell of work that was begun and came back, before all that waits: it has waited for a lease already.
+
+    The row is not marked, so the next question finds it too. One message more is the price of not being lost.
+    """
+    task = {Phase.PLAN: PLAN_JOB, Phase.SLICE: RUN_SLICE, Phase.FINISH: FINISH_JOB}[work.phase]
+    queue = CPU if task == PLAN_JOB else queue_for(GPU, work.engine)
+    args = (work.job_id,) if work.slice is None else (work.job_id, work.slice)
+    try:
+        context.ring(task, *args, queue=queue, priority=INTERACTIVE)
+    except (OperationalError, OSError) as error:
+        logger.warning("the broker cannot be reached, ringing again later: %s", error, extra={"action": "ring"})
 
 
 def _due(session: Session, bell: Bell, room: Room) -> list[tuple[str, Due]]:

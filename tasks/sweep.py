@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from domain.errors import Code, Failure
 from domain.states import JobState
 from storage import attempts, batches, jobs, presence, sweeping
-from tasks.bell import ring_again, ring_due
+from tasks.bell import ring_again, ring_due, ring_first
 from tasks.presence import FORGOTTEN, Reporter
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def _bury_the_dead(context: Context) -> None:
         dead = attempts.expired(session, now=now, limit=AT_ONCE)
     for token, job_id in dead:
         with context.database.write() as session:
-            buried = sweeping.bury(session, token, job_id, max_attempts=context.settings.max_attempts, now=now)
-        if buried:
+            work = sweeping.bury(session, token, job_id, max_attempts=context.settings.max_attempts, now=now)
+        if work is not None:
             logger.warning("took work back from a dead attempt", extra={"action": "buried", "job": job_id})
+            ring_first(context, work)
 
 
 def _end_the_overdue(context: Context) -> None:

@@ -29,26 +29,28 @@ LOST_SECONDS = LEASE_SECONDS + 2 * SWEEP_SECONDS + 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """`does` returns True where it did harm itself; None where it gave an order, which somebody else may follow."""
+    """`does` returns True where it did harm itself; None where it gave an order, which somebody else may follow.
+
+    One that `ends` an order is left out while nobody has followed it: in the end everything is turned off anyway.
+    """
 
     at: float
     says: str
     does: Callable[[Site], bool | None] = field(compare=False, repr=False)
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """`wild` names the harm of a case that joins the others (cases.py). `sign` is the mark by which a worker says that
-    it was struck; None where an act says so itself. `awaited`: an order that a worker follows when it comes by; the run
-    waits a little for it. `outage`: for a while nobody could have claimed anything, because what all workers need was
-    away or lied, or because no worker was left."""
+    it was struck, which the run awaits for a while; None where an act says so itself. `outage`: for a while nobody
+    could have claimed anything, because what all workers need was away or lied, or because no worker was left."""
 
     name: str
     acts: tuple[Act, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     wild: str | None = None
     sign: str | None = None
-    awaited: bool = False
     outage: bool = False
 
 
@@ -101,8 +103,12 @@ def while_on(name: str, at: float, seconds: float, **values: Any) -> tuple[Act, 
     shown = ", ".join(f"{key}={value}" for key, value in values.items())
     return (
         Act(at=at, says=f"{name} on ({shown})", does=lambda site: site.switches.turn_on(name, **values)),
-        Act(at=round(at + seconds, 2), says=f"{name} off", does=lambda site: site.switches.turn_off(name)),
+        Act(at=round(at + seconds, 2), says=f"{name} off", does=partial(_turn_off, name=name), ends=True),
     )
+
+
+def _turn_off(site: Site, *, name: str) -> None:
+    site.switches.turn_off(name)
 
 
 # A worker is killed.
@@ -124,7 +130,7 @@ def _kill_at(point: Point, dice: Dice) -> Fault:
     last = dice.seconds / 2  # so late that there is work, so early that there still is
     kills = [kill_order(point, at=dice.moment(before=last), nth=dice.random.randint(1, 3)) for _ in range(2)]
     late = {SHORT_VISIBILITY: "1"} if point is Point.ENDED else {}
-    return Fault(name=f"kill-{point}", acts=tuple(kills), settings=late, sign=f"kill-{point}", awaited=True)
+    return Fault(name=f"kill-{point}", acts=tuple(kills), settings=late, sign=f"kill-{point}")
 
 
 def kill_order(point: Point, *, at: float, nth: int) -> Act:
@@ -205,16 +211,16 @@ def zombie_writes(dice: Dice) -> Fault:
     acts = [
         Act(
             at=dice.moment(before=dice.seconds / 2),
-            says=f"the worker that is first to be {where} for the {nth}. time is stopped for {LOST_SECONDS} s",
+            says=f"the worker that is first to be {where} for the {nth}. time is stopped until it has lost its work",
             does=partial(_stop_at, where=where, nth=nth),
         )
         for where, nth in (("storing", dice.random.randint(1, 5)), ("closing", dice.random.randint(1, 3)))
     ]
-    return Fault(name="zombie-writes", acts=tuple(acts), sign="zombie-writes", awaited=True, outage=True)
+    return Fault(name="zombie-writes", acts=tuple(acts), sign="zombie-writes", outage=True)
 
 
 def _stop_at(site: Site, *, where: str, nth: int) -> None:
-    site.switches.turn_on(f"stop-{where}", nth=nth, id=where, seconds=LOST_SECONDS)
+    site.switches.turn_on(f"stop-{where}", nth=nth, id=where)
 
 
 # A reader child fails.
@@ -262,7 +268,7 @@ def reader_gorges(dice: Dice) -> Fault:
 def engine_dies(dice: Dice) -> Fault:
     """A page crashes every worker whose engine looks at it (SIGSEGV)."""
     del dice
-    return Fault(name="engine-dies", wild="dies", sign="wild-dies", settings={"NIGHTOWL_MAX_ATTEMPTS": "3"})
+    return Fault(name="engine-dies", wild="dies", sign="wild-dies")
 
 
 @fault()
@@ -335,7 +341,7 @@ def visibility_short(dice: Dice) -> Fault:
     """Messages are acknowledged late and are visible again after a second, while the work on them goes on."""
     del dice
     slow = {SHORT_VISIBILITY: "1", "NIGHTOWL_MODEL": "0.6"}
-    return Fault(name="visibility-short", settings=slow, sign="redelivered", awaited=True)
+    return Fault(name="visibility-short", settings=slow, sign="redelivered")
 
 
 # The database.

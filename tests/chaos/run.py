@@ -104,7 +104,7 @@ def run(site: Site, schedule: Schedule, pool: Pool) -> Report:
         submitting.accepted,
         site.deaths[deaths:],
         site.lives(),
-        max_attempts=int(schedule.settings.get("NIGHTOWL_MAX_ATTEMPTS", MAX_ATTEMPTS)),
+        max_attempts=MAX_ATTEMPTS,
     )
     return Report(
         schedule=schedule,
@@ -150,6 +150,8 @@ class _Faults:
         began = time.monotonic()
         for fault, act in self._schedule.acts:
             self._tend_until(began + act.at)
+            if act.ends and not self._has_struck(fault):
+                continue
             self._site.switches.note("act", says=act.says)
             if act.does(self._site):
                 self._site.switches.mark_reached(f"{STRUCK}{fault.name}")
@@ -169,8 +171,10 @@ class _Faults:
         return self._all_struck() or (self.all_submitted.is_set() and not count_open(self._site))
 
     def _all_struck(self) -> bool:
-        marks = self._site.switches.reached()
-        return all(f"{STRUCK}{fault.sign}" in marks for fault in self._schedule.faults if fault.awaited)
+        return all(self._has_struck(fault) for fault in self._schedule.faults if fault.sign)
+
+    def _has_struck(self, fault: Fault) -> bool:
+        return f"{STRUCK}{fault.sign}" in self._site.switches.reached()
 
     def _tend(self) -> None:
         self._site.tend()
@@ -256,8 +260,7 @@ class _Submitting:
             return
         try:
             with self._site.database.read() as session:
-                most = int(self._schedule.settings.get("NIGHTOWL_MAX_ATTEMPTS", MAX_ATTEMPTS))
-                for one in invariants.check(session, max_attempts=most):
+                for one in invariants.check(session, max_attempts=MAX_ATTEMPTS):
                     self._seen[f"on the way: {one.name}: job {one.job_id}, part {one.part}: {one.detail}"] = None
         except DBAPIError:
             self._site.switches.note("no look")  # the database is away

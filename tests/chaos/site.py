@@ -18,19 +18,23 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 import redis
-from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, select, text
+from sqlalchemy.exc import DBAPIError
 
 from domain.settings import Settings
+from domain.states import AttemptState
 from storage import migrations
 from storage.session import Database
+from storage.tables import Attempt
 from tests.chaos import switches, witness
-from tests.chaos.seams import STRUCK, worker_name
+from tests.chaos.seams import STOPPED, STRUCK, worker_name
 from tests.chaos.switches import Switches
 
 if TYPE_CHECKING:
@@ -218,6 +222,7 @@ class Site:
         """Everything runs, with these settings; workers that run with others are replaced."""
         self.calm()
         self.switches.forget_marks(STRUCK)
+        self.switches.forget_marks(STOPPED)
         for worker in self.workers:
             if worker.alive and worker.settings != settings:
                 self._end(worker, signal.SIGKILL, why="other settings")
@@ -248,10 +253,28 @@ class Site:
         """Start what is missing, and find out who died."""
         if not self.redis_away:
             self.start_redis()
+        for mark in self.switches.reached():
+            if mark.startswith(STOPPED):
+                self._wake_if_lost(mark)
         for worker in self.workers:
             if not worker.alive:
                 self._bury(worker)
                 self._start(worker)
+
+    def _wake_if_lost(self, mark: str) -> None:
+        """Wake a worker that stopped itself, once the sweep has taken its work back."""
+        pid = int(mark.removeprefix(STOPPED))
+        since = datetime.fromtimestamp(self.switches.time_of(mark), UTC)
+        buried = (Attempt.worker == worker_name(pid), Attempt.finished_at > since, Attempt.error_message.is_not(None))
+        try:
+            with self.database.read() as session:
+                lost = session.scalar(select(Attempt.token).where(*buried, Attempt.state == AttemptState.LOST).limit(1))
+        except DBAPIError:
+            return  # the database is away
+        if lost is not None:
+            self.switches.forget_marks(mark)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def _start(self, worker: Worker) -> None:
         worker.starts += 1

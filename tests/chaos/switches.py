@@ -81,6 +81,10 @@ class Switches:
         path.mkdir(exist_ok=True)
         (path / name).touch()
 
+    def time_of(self, mark: str) -> float:
+        """When it was made, in seconds since 1970."""
+        return (self.folder / _REACHED / mark).stat().st_mtime
+
     def reached(self) -> set[str]:
         path = self.folder / _REACHED
         return {entry.name for entry in path.iterdir()} if path.exists() else set()

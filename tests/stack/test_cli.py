@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -201,6 +202,21 @@ def test_the_stack_outlives_work_that_kills_its_worker_and_knows_how_it_died(she
     assert job["error"]["code"] == "worker_lost"
     assert "it was killed by SIGKILL" in job["error"]["message"]
     assert time.monotonic() - began < 3 * 30
+    assert shell.run("doctor", "--ledger").returncode == 0
+
+
+def test_a_source_all_of_whose_pages_kill_their_worker_comes_to_an_end(shell: Shell, document: Path) -> None:
+    """More deaths than the stack would allow a worker that cannot start."""
+    asked = ("run", "summarize", str(document), "-p", "pages=1-4", "--json")
+    done = shell.run(*asked, NIGHTOWL_MODEL="die=a plain text")
+    (job,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert done.returncode == 1
+    assert (job["state"], job["parts"]["failed"]) == ("failed", 4)
+    assert job["error"]["code"] == "worker_lost"
+    workers = set(
+        re.findall(r"from (\S+) \(it was killed by SIGKILL", shell.run("result", job["id"], "--parts").stdout)
+    )
+    assert len(workers) == 4  # each part was alone when it was given up
     assert shell.run("doctor", "--ledger").returncode == 0
 
 

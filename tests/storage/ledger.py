@@ -126,7 +126,8 @@ class Ledger:
         buried = 0
         for token, job_id in dead:
             with self.database.write() as session:
-                buried += sweeping.bury(session, token, job_id, max_attempts=self.max_attempts, now=self.now)
+                work = sweeping.bury(session, token, job_id, max_attempts=self.max_attempts, now=self.now)
+            buried += work is not None
         return buried
 
     def job(self, job_id: str) -> Job:

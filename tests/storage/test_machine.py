@@ -331,7 +331,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _bury(self, token: str, job_id: str) -> bool:
         with self.ledger.database.write() as session:
-            return sweeping.bury(session, token, job_id, max_attempts=self.model.max_attempts, now=self.ledger.now)
+            work = sweeping.bury(session, token, job_id, max_attempts=self.model.max_attempts, now=self.ledger.now)
+        return work is not None
 
     @rule(lost=st.booleans())
     def ring(self, lost: bool) -> None:

@@ -949,12 +949,30 @@ def test_work_of_a_dead_worker_is_done_by_another(make_worker: MakeWorker, file:
         parts.begin(session, claim, 1, now=dead.clock.now)
     alive.clock.pass_time(alive.context.settings.lease_seconds + 1)
     alive.sweep()
+    assert alive.bell.rung[0] == (RUN_SLICE, (job_id, 1), "gpu", INTERACTIVE)  # before all that waits
     while alive.hear():
         pass
     job = alive.job(job_id)
     assert (job.state, told(job)[0]) == (JobState.SUCCEEDED, "One.\fTwo.")
     assert [part.attempts for part in alive.parts(job_id)] == [2, 1]
     assert dict(attempts(alive))["slice"] in (AttemptState.LOST, AttemptState.SUCCEEDED)
+
+
+def test_the_work_of_a_dead_worker_is_rung_for_later_where_the_broker_is_away(
+    make_worker: MakeWorker, file: Path
+) -> None:
+    worker = make_worker(StandInReaders("One."))
+    job_id = worker.submit(Ocr(output="text"), file)
+    with worker.context.database.write() as session:
+        from storage import jobs
+
+        assert jobs.claim_plan(session, job_id, worker.context.claimant, max_attempts=3) is not None
+    worker.bell.broken = OperationalError("no broker")
+    worker.clock.pass_time(worker.context.settings.lease_seconds + 1)
+    worker.sweep()
+    worker.bell.broken = None
+    worker.sweep()
+    assert [(task, args) for task, args, _, _ in worker.bell.rung] == [(PLAN_JOB, (job_id,))]
 
 
 def test_a_job_that_was_partial_and_is_tried_again_has_one_set_of_files(make_worker: MakeWorker, file: Path) -> None:
