@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.chaos import faults, report, schedule, seams, soak
-from tests.chaos.oracle import Oracle
 from tests.chaos.report import Record
 from tests.chaos.run import make_pool, run
 from tests.chaos.site import Postgres, Site
@@ -111,7 +110,7 @@ def _records(schedules: Sequence[Schedule], options: argparse.Namespace) -> Iter
     sites: dict[str, Site] = {}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nightowl-chaos-sources-", dir="/tmp"))
-        pool = make_pool(Path(folder), Oracle(), options.jobs)
+        pool = make_pool(Path(folder), options.jobs)
         for one in schedules:
             if one.database not in sites:
                 postgres = stack.enter_context(Postgres()) if one.database == faults.POSTGRES else None

@@ -16,7 +16,10 @@ from domain.jobs import Job, Part, PartCounts
 from domain.limits import Limits
 from domain.plain import clean
 from domain.states import JobState, PartState, outcome
+from storage import migrations
 from storage.jobs import JobClaim
+from storage.session import Database
+from tasks.context import utc_now
 from tasks.kinds import KINDS, params_of
 from tasks.plan import make_plan
 from tasks.source import open_source
@@ -25,6 +28,8 @@ from tests.chaos.engine import WildEngine
 from worker.readers import child
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.context import Context
     from tasks.plan import Plan
     from tests.chaos.cases import Case
@@ -62,10 +67,16 @@ class _NearReaders:
 
 
 class Oracle:
-    def __init__(self) -> None:
+    """`folder` is for a ledger of its own, in which no digest is found and none kept."""
+
+    def __init__(self, folder: Path) -> None:
         self._engine = WildEngine(delay_seconds=0, chaos=None)
+        self._database = Database(f"sqlite:///{folder}/oracle.db")
+        migrations.upgrade(self._database)
         settings = SimpleNamespace(limits=Limits(), source_roots=None, part_seconds=60.0)
-        context = SimpleNamespace(engine=self._engine, readers=_NearReaders(), settings=settings)
+        context = SimpleNamespace(
+            engine=self._engine, readers=_NearReaders(), settings=settings, database=self._database, clock=utc_now
+        )
         self._context = cast("Context", context)
         self._stop = threading.Event()
 
@@ -124,6 +135,7 @@ class Oracle:
 
     def close(self) -> None:
         self._engine.close()
+        self._database.close()
 
 
 def worker_lost(expected: Settled) -> Settled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ from storage import invariants, tables
 from storage.artifacts import ArtifactStore
 from storage.jobs import OPEN
 from tests.chaos import cases
+from tests.chaos.oracle import Oracle
 from tests.chaos.seams import STRUCK
 from tests.chaos.site import MAX_ATTEMPTS
 from tests.chaos.verdict import Accepted, Verdict, judge
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from domain.jobs import Job
     from tests.chaos.cases import Case
     from tests.chaos.faults import Fault
-    from tests.chaos.oracle import Expected, Oracle
+    from tests.chaos.oracle import Expected
     from tests.chaos.schedule import Schedule
     from tests.chaos.site import Death, Site
 
@@ -51,7 +53,12 @@ class Pool:
     wild: dict[str, tuple[Case, Expected]]
 
 
-def make_pool(folder: Path, oracle: Oracle, count: int) -> Pool:
+def make_pool(folder: Path, count: int) -> Pool:
+    with closing(Oracle(folder)) as oracle:
+        return _make_pool(folder, oracle, count)
+
+
+def _make_pool(folder: Path, oracle: Oracle, count: int) -> Pool:
     made = cases.make(folder, count)
     wild = {how: cases.make_wild(folder, how) for how in cases.HARM}
     return Pool(

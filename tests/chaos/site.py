@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 import redis
-from sqlalchemy import NullPool, create_engine, make_url, select, text
+from sqlalchemy import NullPool, create_engine, delete, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from domain.settings import Settings
 from domain.states import AttemptState
 from storage import migrations
 from storage.session import Database
-from storage.tables import Attempt
+from storage.tables import Attempt, Digest
 from tests.chaos import switches, witness
 from tests.chaos.seams import STOPPED, STRUCK, worker_name
 from tests.chaos.switches import Switches
@@ -219,8 +219,10 @@ class Site:
     # Everything below runs in the one thread.
 
     def ready(self, settings: Mapping[str, str]) -> None:
-        """Everything runs, with these settings; workers that run with others are replaced."""
+        """Everything runs, with these settings; workers that run with others are replaced. No page is digested yet."""
         self.calm()
+        with self.database.write() as session:
+            session.execute(delete(Digest))
         self.switches.forget_marks(STRUCK)
         self.switches.forget_marks(STOPPED)
         for worker in self.workers:

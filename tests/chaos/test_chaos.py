@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chaos import faults, schedule
-from tests.chaos.oracle import Oracle
 from tests.chaos.run import make_pool, run
 from tests.chaos.seams import MUTATION, STRUCK, Point
 from tests.chaos.site import Postgres, Site
@@ -32,7 +31,7 @@ SEAMS = {"clock", "bell", "sweepers", "disk", "commits", "engine", "stop-storing
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    return make_pool(tmp_path_factory.mktemp("sources"), Oracle(), JOBS)
+    return make_pool(tmp_path_factory.mktemp("sources"), JOBS)
 
 
 @pytest.fixture(scope="module", params=[faults.SQLITE, pytest.param(faults.POSTGRES, marks=pytest.mark.postgres)])
