@@ -15,9 +15,11 @@ import torch
 from domain.errors import Code, EngineError, SetupError
 from mplug_owl import MplugOwlForConditionalGeneration, MplugOwlProcessor
 from mplug_owl.testing import tiny_checkpoint
+from tests.engines.typesetting import columns
 from worker.engines import conversation
 from worker.engines.base import EngineConfig, FinishReason, Purpose, Request, Turn
 from worker.engines.generation import GenerationRequest
+from worker.engines.orientation import rotate
 from worker.engines.owl import OwlEngine, create
 from worker.engines.owl_loading import slot_bytes
 from worker.engines.seeing import SeeingGenerator
@@ -138,6 +140,24 @@ def test_a_page_is_read_tile_by_tile_and_the_same_every_time(
     assert beside[1].result(120) == alone
     assert alone.facts["tiles"] > 1
     assert alone.prompt_tokens > alone.facts["tiles"] * 17
+
+
+def test_a_page_askew_is_levelled_before_it_is_cut(engine: OwlEngine) -> None:
+    page = columns(1, width=700, height=900, size=18).image
+    askew, _ = rotate(page, degrees=2.0)
+    straight, turned = (
+        engine.submit(
+            Request(
+                turns=(Turn(role="user", text="Read it."),), images=(image,), purpose=Purpose.READ, max_new_tokens=4
+            )
+        )
+        for image in (page, askew)
+    )
+    assert "skew" not in straight.result(60).facts
+    facts = turned.result(60).facts
+    assert facts["skew"] == pytest.approx(-2.0, abs=0.25)
+    # Lines that climb would be cut with overlaps, and so into more tiles.
+    assert facts["tiles"] <= straight.result(60).facts["tiles"] + 2
 
 
 def test_a_blank_page_has_nothing_to_read(engine: OwlEngine) -> None:

@@ -24,6 +24,7 @@ from worker.engines import conversation
 from worker.engines.base import Completion, FinishReason, Purpose, Request, Turn
 from worker.engines.generation import Generation, GenerationRequest
 from worker.engines.generator import PREFILL_TOKENS
+from worker.engines.level import levelled
 from worker.engines.owl_loading import load
 from worker.engines.seeing import SeeingGenerator
 from worker.engines.stitch import stitch
@@ -147,15 +148,14 @@ class OwlEngine:
         generation.add_done_callback(lambda done: _settle(target, lambda: _completion(done.result())))
 
     def _read(self, request: Request, target: Future[Completion]) -> None:
-        """Every tile of every page, one prompt each."""
-        tilings = [cut(image, eye=self._side) for image in request.images]
-        crops = [
-            view(image, tile) for image, tiling in zip(request.images, tilings, strict=True) for tile in tiling.tiles
-        ]
+        """Every tile of every page, one prompt each. The lines of a page must be level to be cut between."""
+        pages = [levelled(image) for image in request.images]
+        tilings = [cut(image, eye=self._side) for image, _ in pages]
+        crops = [view(image, tile) for (image, _), tiling in zip(pages, tilings, strict=True) for tile in tiling.tiles]
         # The hint is the page's first words: it belongs to the tile that shows them.
         first = self._prompt(request, images=1, clips=0)
         others = self._prompt(replace(request, hint=""), images=1, clips=0)
-        reading = _Reading(tilings=tilings, count=len(crops), target=target)
+        reading = _Reading(tilings=tilings, skews=[degrees for _, degrees in pages], count=len(crops), target=target)
         most = min(TILE_TOKENS, request.max_new_tokens)
         for number, crop in enumerate(crops):
             asked = _generation_request(request, others if number else first, most=most)
@@ -184,8 +184,11 @@ class OwlEngine:
 class _Reading:
     """The tiles of one READ request, as they come back. The last one completes the target."""
 
-    def __init__(self, *, tilings: Sequence[Tiling], count: int, target: Future[Completion]) -> None:
+    def __init__(
+        self, *, tilings: Sequence[Tiling], skews: Sequence[float], count: int, target: Future[Completion]
+    ) -> None:
         self._tilings = tilings
+        self._skews = skews
         self._target = target
         self._done: list[Future[Generation] | None] = [None] * count
         self._missing = count
@@ -220,6 +223,8 @@ class _Reading:
     def _facts(self, read: Sequence[Generation]) -> dict[str, Any]:
         unfinished = [number for number, one in enumerate(read) if one.finish_reason is not FinishReason.STOP]
         facts: dict[str, Any] = {"tiles": len(read)}
+        if any(self._skews):
+            facts["skew"] = self._skews[0] if len(self._skews) == 1 else list(self._skews)
         if unfinished:
             facts["unfinished_tiles"] = unfinished
         if not all(tiling.legible for tiling in self._tilings):
