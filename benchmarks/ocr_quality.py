@@ -1,19 +1,29 @@
-"""Character and word error rates on scanned documents and pictures, against RapidOCR called directly.
+"""Character and word error rates and reading order on documents with a known text, beside Tesseract and RapidOCR.
 
-    python benchmarks/ocr_quality.py DATA [--pixels 2000] [--only NAME]
+    python benchmarks/ocr_quality.py DATA [--pixels 2000] [--only NAME] [--cache FOLDER]
 
-DATA holds pdf_scanned/ and images/; each FILE with a FILE.gt.txt beside it is read. Form feeds part the pages of a
-transcription. White space is folded; receipts, whose transcriptions are in capitals, are compared without case; and in
-all three texts alike a word broken at the end of a line is put together. Both sides see the same pictures.
+DATA holds pdf_born_digital/, pdf_scanned/ and images/; a FILE is read if it has a FILE.gt.txt (form feeds part the
+pages) or, in pdf_born_digital/, a FILE.txt ("=== page N ===" before each page). A page with a good text layer is read
+by it, as the kind `ocr` does; the two others always get the picture, the same as ours. White space is folded; receipts,
+whose transcriptions are in capitals, are compared without case; and in all texts alike a word broken at the end of a
+line is put together. Tesseract (apt-get install tesseract-ocr, with the language packs of `LANGUAGES`) is told the
+language and to find the orientation (--psm 1); without it, its columns are empty. `--cache` keeps what the two others
+read, so that a change of ours costs only ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -24,91 +34,188 @@ import pymupdf
 from PIL import Image, ImageOps
 from rapidocr import RapidOCR
 
-from tasks.layout import from_engine, to_text
+from domain.limits import Limits
+from nightowl.evaluation import metrics
+from tasks import layout
 from worker.engines.orientation import read_sheet
 from worker.engines.recognizer import MAX_SIDE, Recognizer
+from worker.readers.base import Open
+from worker.readers.pdf import Documents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from worker.engines.base import RGB
 
 BROKEN = re.compile(r"(\w)-\s*\n\s*([a-z])")
+PAGE = re.compile(r"^=== page \d+ ===\n", re.MULTILINE)
+LANGUAGES = {
+    "typewriter_2400dpi.pdf": "nld",
+    "french_signs.jpg": "fra",
+    "chinese_promo.jpg": "chi_sim",
+    "debian_refcard_zh_cn.pdf": "chi_sim+eng",
+    "arabic_rtl.pdf": "ara",
+}
+CLASSES = {
+    "born digital": (
+        *("arabic_rtl.pdf", "code_and_formula.pdf", "fbi_background_checks_table.pdf", "google_doc_table.pdf"),
+        *("latex_4pages.pdf", "multi_page_history.pdf", "paper_table_page.pdf", "scotus_transcript.pdf"),
+        *("wikipedia_edgar.pdf", "debian_refcard_zh_cn.pdf", "two_column_latex.pdf"),
+    ),
+    "clean scan": ("linn_brochure.pdf", "lorem_flat.pdf", "phototest.tif", "bank_statement.png"),
+    "noisy scan": (
+        *("lincoln_letter.pdf", "receipts_4p.pdf", "sugar_foundation_memo.pdf", "typewriter_2400dpi.pdf"),
+        "meditations.jpg",
+    ),
+    "rotated": (
+        *("linn_brochure_4_rotations.pdf", "linn_brochure_rotated_skew.pdf", "ocr_test_rotated_90.pdf"),
+        *("phototest_rotated_right.png", "exif_upside_down.jpg"),
+    ),
+    "photo, poster": ("chinese_promo.jpg", "french_signs.jpg", "who_poster.png"),
+    "multi-column": (
+        *("linn_brochure.pdf", "linn_brochure_4_rotations.pdf", "linn_brochure_rotated_skew.pdf"),
+        *("two_column_latex.pdf", "debian_refcard_zh_cn.pdf"),
+    ),
+}
+SYSTEMS = ("ours", "Tesseract", "RapidOCR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    name: str
-    pages: int
+    """Of one system on one file, or the mean of several: rates are shares, the time is per page."""
+
     cer: float
     wer: float
-    direct_cer: float
-    direct_wer: float
+    order: float | None
     seconds: float
-    direct_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A file and the scores of each system; None for one that is not installed."""
+
+    name: str
+    pages: int
+    scores: tuple[Score | None, ...]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="error rates of the experts' OCR")
-    parser.add_argument("data", type=Path, help="folder with pdf_scanned/ and images/")
+    parser.add_argument("data", type=Path, help="folder with pdf_born_digital/, pdf_scanned/ and images/")
     parser.add_argument("--pixels", type=int, default=MAX_SIDE, help="longer side of a page")
     parser.add_argument("--only", default="", help="files whose name contains this")
+    parser.add_argument("--cache", type=Path, help="folder that keeps what the others read")
     args = parser.parse_args()
     files = [path for path in transcribed(args.data) if args.only in path.name]
     if not files:
         print(f"no transcribed files under {args.data}; the test documents are not shipped with the project")
         return 2
-    recognizer = Recognizer()
-    recognizer.warm()
-    direct = RapidOCR(params={"Global.use_cls": False, "Global.log_level": "critical"})
-    print("| File | Pages | CER ours | CER RapidOCR | WER ours | WER RapidOCR | s/page ours | s/page RapidOCR |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    scores = []
-    for path in files:
-        scores.append(score(path, recognizer=recognizer, direct=direct, pixels=args.pixels))
-        show(scores[-1])
-    show(mean(scores))
+    bench = Bench(pixels=args.pixels, cache=args.cache)
+    head("File")
+    lines = [bench.line(path) for path in files]
+    show(mean("**mean of files**", lines))
+    print()
+    head("Class")
+    for name, members in CLASSES.items():
+        if of_class := [line for line in lines if line.name in members]:
+            show(mean(name, of_class))
     return 0
 
 
 def transcribed(data: Path) -> list[Path]:
+    born = sorted((data / "pdf_born_digital").glob("*.pdf"))
     marks = [mark for folder in ("pdf_scanned", "images") for mark in sorted((data / folder).glob("*.gt.txt"))]
-    return [mark.with_name(mark.name.removesuffix(".gt.txt")) for mark in marks]
+    scans = [mark.with_name(mark.name.removesuffix(".gt.txt")) for mark in marks]
+    return [path for path in born if path.with_name(f"{path.name}.txt").exists()] + scans
 
 
-def score(path: Path, *, recognizer: Recognizer, direct: Any, pixels: int) -> Score:
-    truths = path.with_name(f"{path.name}.gt.txt").read_text(encoding="utf-8").split("\f")
-    ours: list[str] = []
-    theirs: list[str] = []
-    seconds = [0.0, 0.0]
-    for image in pictures(path, pixels=pixels):
+class Bench:
+    """The three systems, each made once."""
+
+    def __init__(self, *, pixels: int, cache: Path | None) -> None:
+        self._pixels, self._cache = pixels, cache
+        self._documents = Documents()
+        self._recognizer = Recognizer()
+        self._recognizer.warm()
+        self._direct = RapidOCR(params={"Global.use_cls": False, "Global.log_level": "critical"})
+        self._tesseract = shutil.which("tesseract")
+
+    def line(self, path: Path) -> Line:
+        """The scores of a file, printed as they come."""
+        truths = pages_of(path)
+        images = list(pictures(path, pixels=self._pixels))
+        if len(images) != len(truths):
+            raise SystemExit(f"{path.name} has {len(images)} pages and {len(truths)} transcriptions")
+        ours = [self._timed(partial(self._read, path, image, number)) for number, image in enumerate(images, start=1)]
+        tesseract = [self._kept("tesseract", path, image, self._read_tesseract) for image in images]
+        direct = [self._kept("rapidocr", path, image, self._read_direct) for image in images]
+        systems = (ours, tesseract if self._tesseract else None, direct)
+        scores = tuple(None if read is None else scored(path, truths, read) for read in systems)
+        line = Line(name=path.name, pages=len(truths), scores=scores)
+        show(line)
+        return line
+
+    def _read(self, path: Path, image: RGB, number: int) -> str:
+        """As the kind `ocr` reads: by the text layer where it is good, else by the picture."""
+        if path.suffix == ".pdf":
+            page = self._documents.page(
+                Open(path=path, limits=Limits()), number, target_pixels=self._pixels, format="pdf"
+            )
+            if page.layer is not None and page.layer.trusted:
+                return layout.to_text(layout.from_layer(page.layer.lines, page.layer.tables))
+        return layout.to_text(layout.from_engine(read_sheet(self._recognizer, image).lines))
+
+    def _read_direct(self, path: Path, image: RGB) -> str:
+        found: Any = self._direct(np.ascontiguousarray(image[:, :, ::-1]), use_cls=False)
+        return "\n".join(found.txts or ())
+
+    def _read_tesseract(self, path: Path, image: RGB) -> str:
+        if self._tesseract is None:
+            return ""
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            Image.fromarray(image).save(file.name)
+            language = LANGUAGES.get(path.name, "eng")
+            command = [self._tesseract, file.name, "-", "-l", language, "--psm", "1"]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def _kept(self, system: str, path: Path, image: RGB, read: Callable[[Path, RGB], str]) -> tuple[str, float]:
+        """What another system reads, out of the cache if it read this picture before."""
+        if self._cache is None:
+            return self._timed(partial(read, path, image))
+        name = self._cache / f"{system}-{hashlib.sha256(image.tobytes()).hexdigest()[:16]}.json"
+        if not name.exists():
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.write_text(json.dumps(self._timed(partial(read, path, image))), encoding="utf-8")
+        text, seconds = json.loads(name.read_text(encoding="utf-8"))
+        return text, seconds
+
+    @staticmethod
+    def _timed(read: Callable[[], str]) -> tuple[str, float]:
         started = time.perf_counter()
-        ours.append(to_text(from_engine(read_sheet(recognizer, image).lines)))
-        between = time.perf_counter()
-        found = direct(np.ascontiguousarray(image[:, :, ::-1]), use_cls=False)
-        theirs.append("\n".join(found.txts or ()))
-        seconds[0] += between - started
-        seconds[1] += time.perf_counter() - between
-    if len(truths) != len(ours):
-        raise SystemExit(f"{path.name} has {len(ours)} pages and {len(truths)} transcriptions")
-    caseless = "receipt" in path.name
-    truths, ours, theirs = ([folded(text, caseless=caseless) for text in texts] for texts in (truths, ours, theirs))
-    pages = len(truths)
-    return Score(
-        name=path.name,
-        pages=pages,
-        cer=rate(jiwer.cer, truths, ours),
-        wer=rate(jiwer.wer, truths, ours),
-        direct_cer=rate(jiwer.cer, truths, theirs),
-        direct_wer=rate(jiwer.wer, truths, theirs),
-        seconds=seconds[0] / pages,
-        direct_seconds=seconds[1] / pages,
-    )
+        return read(), time.perf_counter() - started
 
 
-def rate(measure: Any, truths: list[str], texts: list[str]) -> float:
+def pages_of(path: Path) -> list[str]:
+    truth = path.with_name(f"{path.name}.gt.txt")
+    if truth.exists():
+        return truth.read_text(encoding="utf-8").split("\f")
+    return PAGE.split(path.with_name(f"{path.name}.txt").read_text(encoding="utf-8"))[1:]
+
+
+def scored(path: Path, truths: Sequence[str], read: Sequence[tuple[str, float]]) -> Score:
     """The mean of the pages."""
-    return fmean(float(measure(truth, text)) for truth, text in zip(truths, texts, strict=True))
+    caseless = "receipt" in path.name
+    pairs = [
+        (folded(truth, caseless=caseless), folded(text, caseless=caseless))
+        for truth, (text, _) in zip(truths, read, strict=True)
+    ]
+    orders = [order for truth, text in pairs if (order := metrics.order(truth, text)) is not None]
+    return Score(
+        cer=fmean(float(jiwer.cer(truth, text)) for truth, text in pairs),
+        wer=fmean(float(jiwer.wer(truth, text)) for truth, text in pairs),
+        order=fmean(orders) if orders else None,
+        seconds=fmean(seconds for _, seconds in read),
+    )
 
 
 def folded(text: str, *, caseless: bool) -> str:
@@ -137,16 +244,43 @@ def rendered(path: Path, *, pixels: int) -> Iterator[RGB]:
             yield np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.width, 3).copy()
 
 
-def mean(scores: list[Score]) -> Score:
-    fields = ("cer", "wer", "direct_cer", "direct_wer", "seconds", "direct_seconds")
-    means = {field: fmean(getattr(score, field) for score in scores) for field in fields}
-    return Score(name="mean of files", pages=sum(score.pages for score in scores), **means)
+def mean(name: str, lines: Sequence[Line]) -> Line:
+    """Each file counts once."""
+    systems = zip(*(line.scores for line in lines), strict=True)
+    return Line(name=name, pages=sum(line.pages for line in lines), scores=tuple(_mean(scores) for scores in systems))
 
 
-def show(score: Score) -> None:
-    rates = (score.cer, score.direct_cer, score.wer, score.direct_wer)
-    cells = " | ".join(f"{100 * value:.2f} %" for value in rates)
-    print(f"| {score.name} | {score.pages} | {cells} | {score.seconds:.1f} | {score.direct_seconds:.1f} |", flush=True)
+def _mean(scores: Sequence[Score | None]) -> Score | None:
+    known = [score for score in scores if score is not None]
+    if not known:
+        return None
+    orders = [score.order for score in known if score.order is not None]
+    return Score(
+        cer=fmean(score.cer for score in known),
+        wer=fmean(score.wer for score in known),
+        order=fmean(orders) if orders else None,
+        seconds=fmean(score.seconds for score in known),
+    )
+
+
+def head(name: str) -> None:
+    fields = [f"{measure} {system}" for measure in ("CER", "WER", "Order", "s/page") for system in SYSTEMS]
+    print(f"| {name} | Pages | {' | '.join(fields)} |")
+    print(f"|---|--:|{'--:|' * len(fields)}")
+
+
+def show(line: Line) -> None:
+    cells = [
+        *(percent(None if score is None else score.cer) for score in line.scores),
+        *(percent(None if score is None else score.wer) for score in line.scores),
+        *(("-" if score is None or score.order is None else f"{score.order:.2f}") for score in line.scores),
+        *(("-" if score is None else f"{score.seconds:.1f}") for score in line.scores),
+    ]
+    print(f"| {line.name} | {line.pages} | {' | '.join(cells)} |", flush=True)
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ upright ones, only their order comes out reversed. An upright page pays about 50
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import cv2
@@ -37,6 +37,13 @@ MARGIN = 0.3
 # a page of long lines at 2.7 degrees goes from 3.2 % wrong characters to 0.1 %; a photograph of signs gains nothing.
 MIN_CLIMB = 0.8
 MAX_SKEW_DEGREES = 15.0
+# A photograph of signs with a longer side of 1024 pixels goes from 8.9 % wrong characters to 2.2 % when it is enlarged
+# by a half; five other small pictures stay as they are.
+SMALL_SIDE = 1100
+ENLARGED = 1.5
+# Boxes that reach into each other on one line: shares of their height and width. A statement goes from 2.8 to 2.3 %.
+SAME_LINE = 0.6
+MOST_SEAM = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +72,42 @@ def read_sheet(recognizer: Recognizer, image: RGB, *, check: Callable[[], None] 
 
     `check` is called about once a second, and may raise to give the page up.
     """
-    view = _View(image, np.eye(3), recognizer.find(image))
+    image, matrix = _enlarged(image)
+    view = _View(image, matrix, recognizer.find(image))
     check()
     if _is_sideways(view.quads):
         view = _turned(recognizer, view, degrees=90)
     if len(view.quads):
         view = _straightened(recognizer, _way_up(recognizer, view))
     check()
+    view = replace(view, quads=parted(view.quads))
     return _sheet(view, recognizer.read(view.image, view.quads, check=check))
+
+
+def _enlarged(image: RGB) -> tuple[RGB, Matrix]:
+    """A small picture made larger, because its letters are small, and the matrix of its pixels."""
+    if max(image.shape[:2]) > SMALL_SIDE:
+        return image, np.eye(3)
+    larger = cv2.resize(image, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_CUBIC)
+    return cast("RGB", larger), np.diag([larger.shape[1] / image.shape[1], larger.shape[0] / image.shape[0], 1.0])
+
+
+def parted(quads: Quads) -> Quads:
+    """The boxes of upright lines, those that reach into their neighbour's end cut halfway: each would read the letter
+    at the seam. Boxes are drawn generously, so that no ink is lost."""
+    quads = quads.copy()
+    lefts, rights = quads[:, (0, 3), 0].max(axis=1), quads[:, (1, 2), 0].min(axis=1)
+    tops, bottoms = quads[:, :2, 1].mean(axis=1), quads[:, 2:, 1].mean(axis=1)
+    for i in range(len(quads)):
+        shared = np.minimum(bottoms, bottoms[i]) - np.maximum(tops, tops[i])
+        beside = shared > SAME_LINE * np.minimum(bottoms - tops, bottoms[i] - tops[i])
+        seam = rights[i] - lefts
+        narrow = (seam > 0) & (seam < MOST_SEAM * np.minimum(rights - lefts, rights[i] - lefts[i]))
+        for j in np.nonzero(beside & narrow & (lefts > lefts[i]) & (rights > rights[i]))[0]:
+            middle = (rights[i] + lefts[j]) / 2
+            quads[i, (1, 2), 0] = np.minimum(quads[i, (1, 2), 0], middle)
+            quads[j, (0, 3), 0] = np.maximum(quads[j, (0, 3), 0], middle)
+    return quads
 
 
 def _is_sideways(quads: Quads) -> bool:
