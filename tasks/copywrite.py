@@ -11,7 +11,7 @@ from tasks import grounding
 from tasks.channels import Fitted, fit
 from tasks.planning import plan_parts
 from tasks.summarize import digest_part, known_of, reduce_notes
-from tasks.text import alike, sentences
+from tasks.text import alike, count_words, sentences
 from tasks.work import Finished
 from worker.engines.base import Sampling
 
@@ -30,6 +30,7 @@ LEAST_CLAIM = 0.5
 """Copy may use words of its own; a sentence with fewer of the source's is marked as unsupported."""
 TEMPERATURE = 0.7
 """Of the second and later variants; the first is greedy, so that it is the same on every run."""
+PREFACE_WORDS = 15
 MOST_ALIKE, MOST_TRIES = 0.8, 3
 """A variant that has more words in common with an earlier one, in the same order, is written anew, so often."""
 
@@ -113,4 +114,11 @@ def _variant(work: JobWork[Copywrite], facts: str, number: int, tokens: int) -> 
     warmer = TEMPERATURE + 0.15 * (number // work.params.variants)
     sampling = Sampling(temperature=warmer, top_p=0.95, seed=number) if number else Sampling()
     written = work.write(work.prompts.copy(facts, work.params), max_new_tokens=tokens, sampling=sampling)
-    return fit(written, channel=work.params.channel, max_words=work.params.max_words)
+    return fit(without_preface(written), channel=work.params.channel, max_words=work.params.max_words)
+
+
+def without_preface(written: str) -> str:
+    """Without "Sure, here is a post:", a short first paragraph that ends with a colon and has the copy after it."""
+    head, _, rest = written.strip().partition("\n")
+    is_preface = head.rstrip("* ").endswith((":", "：")) and count_words(head) <= PREFACE_WORDS
+    return rest.strip() if is_preface and rest.strip() else written

@@ -34,6 +34,7 @@ FOCUS_WORDS = 60
 DIGEST_WORDS = 60
 SHORT_WORDS = 40
 """A text this short is its own digest."""
+BULLET = "-• "
 MERGE_WORDS = 110
 """Most words of a merged note."""
 LEAST_CITED = 0.5
@@ -117,7 +118,8 @@ def known_of(parts: Sequence[Part], *, also: str = "") -> Known:
 def cite(text: str, parts: Sequence[Part]) -> list[dict[str, Any]]:
     """Each sentence with the places of the parts whose digests support it best; none where no digest does."""
     said = [part for part in parts if part.text]
-    return [{"text": sentence, "sources": _sources(sentence, said)} for sentence in sentences(text)]
+    plain = [sentence.lstrip(BULLET) for sentence in sentences(text.replace("\n- ", "\n\n- "))]
+    return [{"text": sentence, "sources": _sources(sentence, said)} for sentence in plain]
 
 
 def _sources(sentence: str, parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -137,7 +139,7 @@ def _summary(work: JobWork[Summarize], notes: str, room: int) -> tuple[str, dict
     checked = grounding.check(written, source, most_words=work.prompts.wording.words[work.params.length])
     data = {"method": checked.method, "checked": True, "dropped": list(checked.dropped)}
     if work.params.style == "bullets":
-        return "\n".join(f"- {sentence.lstrip('-• ')}" for sentence in sentences(checked.text)), data
+        return "\n".join(f"- {sentence.lstrip(BULLET)}" for sentence in sentences(checked.text)), data
     return checked.text, data
 
 

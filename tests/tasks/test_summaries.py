@@ -10,6 +10,7 @@ from domain.params import Copywrite, Summarize
 from domain.states import JobState
 from storage import tables
 from tasks import grounding, summarize
+from tasks.copywrite import without_preface
 from tasks.grounding import Known
 from tasks.text import sentences
 from tests.tasks.conftest import Sheet, StandInReaders, WatchedEngine
@@ -251,3 +252,22 @@ def test_copy_is_asked_for_in_the_language_of_the_copy(make_worker: MakeWorker, 
     known = language in prompts.LANGUAGES
     prompt = engine.prompts[-1]
     assert (says.lower() in prompt.lower()) if known else "Write in" in prompt
+
+
+@pytest.mark.parametrize(
+    ("written", "copied"),
+    [
+        ("Sure, here is a post:\n\nA lamp for owls.", "A lamp for owls."),
+        ("Subject: A lamp\n\nDear owls, it is here.", "Subject: A lamp\n\nDear owls, it is here."),
+        ("A lamp for owls:", "A lamp for owls:"),
+        ("当然，这是文案：\n猫头鹰的灯。", "猫头鹰的灯。"),
+    ],
+)
+def test_what_a_model_says_before_the_copy_is_left_out(written: str, copied: str) -> None:
+    assert without_preface(written) == copied
+
+
+def test_bullets_are_cited_one_by_one(make_worker: MakeWorker, file: Path) -> None:
+    text = "- The keeper Marlow counts 1001 owls near the harbour.\n\n- The chapter goes on about weather and roads."
+    found = data_of(make_worker(StandInReaders(page(1)), engine=saying(text)).do(Summarize(style="bullets"), file))
+    assert [one["text"] for one in found["citations"]] == ["The keeper Marlow counts 1001 owls near the harbour."]
