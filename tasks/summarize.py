@@ -145,7 +145,7 @@ def _summary(work: JobWork[Summarize], notes: str, room: int) -> tuple[str, dict
 
 def key_points(work: JobWork[Any]) -> list[dict[str, Any]]:
     """The first sentence of every digest, with its page or its times."""
-    return [{**where(part.spec), "text": sentences(part.text)[0]} for part in work.good if part.text]
+    return [{**where(part.spec), "text": sentences(part.text)[0].lstrip(BULLET)} for part in work.good if part.text]
 
 
 def reduce_notes(work: Desk[Any], notes: Sequence[str], *, budget: int) -> list[str]:
