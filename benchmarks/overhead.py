@@ -32,7 +32,9 @@ THREADS = 8
 def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="nightowl-bench-") as folder:
-        os.environ.update(NIGHTOWL_DATA_DIR=folder, NIGHTOWL_ENGINE="fake", NIGHTOWL_CONCURRENCY=str(THREADS))
+        os.environ.update(
+            NIGHTOWL_DATA_DIR=folder, NIGHTOWL_ENGINE="fake", NIGHTOWL_REUSE="false", NIGHTOWL_CONCURRENCY=str(THREADS)
+        )
         settings = Settings()
         page = Path(folder) / "page.txt"
         page.write_text("One page of plain text.\n")

@@ -30,6 +30,7 @@ class JobSpec:
     engine: str | None = None
     batch_id: str | None = None
     callback: str | None = field(default=None, repr=False)
+    fresh: bool = False
 
     @property
     def password(self) -> str | None:
@@ -64,7 +65,10 @@ class PartCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as its row says. `attempts` counts how often work on it began or began anew."""
+    """A job as its row says. `attempts` counts how often work on it began or began anew.
+
+    `reused_from` is the job whose result this one was given, or, while it is pending, waits for.
+    """
 
     id: str
     kind: Kind
@@ -83,6 +87,10 @@ class Job:
     engine: str | None = None
     model: str | None = None
     probe: Mapping[str, Any] | None = None
+    wants_engine: str | None = None
+    sha256: str | None = None
+    reused_from: str | None = None
+    fresh: bool = False
     change_seq: int = 0
     created_at: datetime | None = None
     started_at: datetime | None = None
@@ -116,6 +124,7 @@ class Job:
             "attempts": self.attempts,
             "engine": self.engine,
             "model": self.model,
+            "reused_from": self.reused_from,
             "created_at": iso(self.created_at),
             "started_at": iso(self.started_at),
             "finished_at": iso(self.finished_at),

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     queues: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("cpu", "gpu"), description="Queues that this worker serves: cpu plans, gpu runs and finishes."
     )
+    reuse: bool = Field(
+        default=True, description="Give an earlier job's result where content, kind, params and engine are the same."
+    )
+    revision: str = Field(
+        default="", description="Any text; another one says that earlier results do not stand for new ones any more."
+    )
     concurrency: int = Field(default=8, ge=1, le=256, description="Slices that one worker has in hand at a time.")
     slice_parts: int = Field(default=8, ge=1, le=1000, description="Parts that one queue message names.")
     parts_in_flight: int = Field(default=3, ge=1, le=64, description="Parts of one slice that are in work at a time.")

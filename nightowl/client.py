@@ -95,6 +95,7 @@ class Client:
         engine: str | None = None,
         upload: bool | None = None,
         callback: str | None = None,
+        fresh: bool = False,
     ) -> Job:
         """Store a job and ring for it.
 
@@ -103,6 +104,7 @@ class Client:
         by default this is done where the store is remote, since the workers then may not see this machine's files.
         `key` makes the call idempotent: the same key again returns the same job. Above 0, `priority` goes first.
         `callback` is a URL that is told when the job ends (docs/callbacks.md); by default that of the settings.
+        `fresh` does the work though an earlier job did the same (docs/adr/0014-not-twice.md).
 
         Raises:
             ConflictError: the key belongs to a job with another kind, source or params.
@@ -121,6 +123,7 @@ class Client:
             priority=priority,
             engine=engine,
             callback=check_callback(callback) if callback else self.settings.callback_url,
+            fresh=fresh,
         )
         with self._database.write() as session:
             if stored:
@@ -185,10 +188,10 @@ class Client:
             return jobs.count_by_state(session)
 
     def parts(self, job_id: str) -> list[Part]:
-        """The parts of a job, in order. Raises NotFoundError."""
+        """The parts of a job, in order; of the job whose result it was given, if it was. Raises NotFoundError."""
         with self._database.read() as session:
-            jobs.get(session, job_id)
-            return parts.of_job(session, job_id)
+            job = jobs.get(session, job_id)
+            return parts.of_job(session, job.reused_from if job.result and job.reused_from else job.id)
 
     def submit_batch(
         self,

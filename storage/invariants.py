@@ -282,7 +282,7 @@ def _about_owners() -> Iterator[Question]:
     yield Question(
         name=Invariant.STALE_OWNER,
         broken=select(Job.id, _no_part, Job.state).where(
-            Job.state.in_((JobState.SUCCEEDED, JobState.PARTIAL)), not_(finisher)
+            Job.state.in_((JobState.SUCCEEDED, JobState.PARTIAL)), Job.reused_from.is_(None), not_(finisher)
         ),
         detail="is {state}, but no attempt at finishing it succeeded",
     )

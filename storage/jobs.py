@@ -67,6 +67,7 @@ def submit(session: Session, spec: JobSpec, *, now: datetime, job_id: str | None
         "wants_engine": spec.engine,
         "batch_id": spec.batch_id,
         "callback": spec.callback,
+        "fresh": spec.fresh,
     }
     id = job_id or new_id()
     if not spec.key:
@@ -255,7 +256,7 @@ def planned(
         LostError: the job was cancelled, or the lease is gone.
     """
     job_id = claim.job.id
-    _guarded(
+    guarded(
         session,
         claim,
         JobState.PENDING,
@@ -283,7 +284,7 @@ def put_back(
     session: Session, claim: JobClaim, failure: Failure, *, not_before: datetime | None, now: datetime
 ) -> None:
     """Give up this attempt at planning or finishing; the job is due again at `not_before`."""
-    _guarded(
+    guarded(
         session,
         claim,
         claim.job.state,
@@ -296,7 +297,7 @@ def put_back(
 def release(session: Session, claim: JobClaim, *, now: datetime) -> None:
     """Give planning or finishing back untouched, at shutdown: the try does not count."""
     failure = Failure(code=Code.WORKER_LOST, message="given back at shutdown", retryable=True)
-    _guarded(session, claim, claim.job.state, {"rung_at": None, "tries": tables.Job.tries - 1})
+    guarded(session, claim, claim.job.state, {"rung_at": None, "tries": tables.Job.tries - 1})
     attempts.close(session, claim.token, state=AttemptState.LOST, now=now, failure=failure)
 
 
@@ -315,10 +316,11 @@ def close(
 ) -> None:
     """End the job that `claim` holds. Raises LostError."""
     end = ending(state, now=now, result=result, error=error)
-    _guarded(session, claim, claim.job.state, {**_forgetting(claim.job.params), **end})
+    guarded(session, claim, claim.job.state, {**_forgetting(claim.job.params), **end})
     outcome = AttemptState.FAILED if state is JobState.FAILED and error else AttemptState.SUCCEEDED
     attempts.close(session, claim.token, state=outcome, now=now, failure=error)
     attempts.close_done(session, claim.job.id, now=now)
+    wake(session, [claim.job.id])
     bump(session, claim.job.id)
 
 
@@ -332,8 +334,16 @@ def end(session: Session, job_id: str, *, state: JobState, now: datetime, error:
     session.execute(update(row).where(*is_open).values(**values))
     _free_parts(session, job_id)
     attempts.revoke_all(session, job_id, now=now, why=f"the job was ended: {state}")
+    wake(session, [job_id])
     bump(session, job_id)
     return True
+
+
+def wake(session: Session, job_ids: Collection[str]) -> None:
+    """Let those look again that wait for these jobs, which are over. Before a change number is taken, as all locks."""
+    row = tables.Job
+    waits = (row.reused_from.in_(job_ids), row.state == JobState.PENDING, row.token.is_(None))
+    session.execute(update(row).where(*waits).values(not_before=None, rung_at=None))
 
 
 def _free_parts(session: Session, job_id: str) -> None:
@@ -371,7 +381,7 @@ def ending(
     }
 
 
-def _guarded(session: Session, claim: JobClaim, state: JobState, values: Mapping[str, Any]) -> None:
+def guarded(session: Session, claim: JobClaim, state: JobState, values: Mapping[str, Any]) -> None:
     row = tables.Job
     changed = rows_changed(
         session,
@@ -472,6 +482,10 @@ def to_job(row: tables.Job) -> Job:
         engine=row.engine or row.wants_engine,
         model=row.model,
         probe=row.probe,
+        wants_engine=row.wants_engine,
+        sha256=row.sha256,
+        reused_from=row.reused_from,
+        fresh=row.fresh,
         change_seq=row.change_seq,
         created_at=row.created_at,
         started_at=row.started_at,

@@ -11,6 +11,7 @@ from domain.errors import LostError, failure_from
 from domain.plain import clean
 from domain.states import JobState
 from storage import artifacts, jobs
+from tasks import reuse
 from tasks.bell import ring_due
 from tasks.kinds import KINDS, params_of
 from tasks.source import fetch_source, keep_fetched
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from storage.jobs import JobClaim
     from tasks.context import Context
     from tasks.planning import Spec
+    from worker.readers.base import Open
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +70,17 @@ def _plan(context: Context, job_id: str, *, alone: bool) -> bool:
     with context.database.write() as session:
         max_attempts = context.settings.max_attempts
         claim = jobs.claim_plan(session, job_id, context.claimant, max_attempts=max_attempts, alone=alone)
-    if claim is None:
-        return False
+        if claim is None:
+            return False
+        sha256 = reuse.known_content(claim)
+        if sha256 is not None and reuse.settle(context, session, claim, sha256):
+            return True
     with context.heartbeat.watch(claim.token) as stop:
         context.heartbeat.tell(claim.token, "reading its source", at_once=alone)
         try:
             plan = make_plan(context, claim, stop)
+            if plan is None:
+                return True
             _write(context, claim, plan)
         except LostError:
             give_back(context, claim)
@@ -104,16 +111,30 @@ def _write(context: Context, claim: JobClaim, plan: Plan) -> None:
         raise
 
 
-def make_plan(context: Context, claim: JobClaim, stop: threading.Event) -> Plan:
-    """Open the source, bound it, and cut it into parts. Raises NightowlError."""
+def make_plan(context: Context, claim: JobClaim, stop: threading.Event) -> Plan | None:
+    """Open the source, bound it, and cut it into parts; None where another job has done it, or is at it.
+
+    Raises NightowlError.
+    """
     params = params_of(claim.job)
     with fetch_source(context, claim.job, stop) as source:
         if source is None:
             return Plan(parts=[], probe={})
+        if _is_settled(context, claim, source):
+            return None
         probe = context.readers.probe(source, cancel=stop)
         work = Planning(context=context, job=claim.job, params=params, source=source, probe=probe, stop=stop)
         parts = list(KINDS[claim.job.kind].plan(work))
         return Plan(parts=parts, probe=clean(probe_to_json(probe)), fetched=keep_fetched(context, claim.job, source))
+
+
+def _is_settled(context: Context, claim: JobClaim, source: Open) -> bool:
+    """Ask once more where the content was not known before. Raises LostError."""
+    if not context.settings.reuse or reuse.known_content(claim) is not None:
+        return False
+    sha256 = reuse.content_of(source)
+    with context.database.write() as session:
+        return reuse.settle(context, session, claim, sha256)
 
 
 def give_back(context: Context, claim: JobClaim) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,7 @@ def submit(
     password: options.PasswordOption = None,
     priority: options.PriorityOption = 0,
     key: options.KeyOption = None,
+    fresh: options.FreshOption = False,
     upload: options.UploadOption = None,
     callback: Annotated[str | None, typer.Option(help="URL told when a job ends.", show_default=False)] = None,
     wait: options.WaitOption = False,
@@ -45,10 +46,9 @@ def submit(
     files: Sequence[str | None] = sources or [None]
     options.check_key(key, files)
     with _client() as client:
-        jobs = [
-            client.submit(params, file, key=key, priority=priority, engine=engine, upload=upload, callback=callback)
-            for file in files
-        ]
+        how: dict[str, Any] = {"key": key, "priority": priority, "engine": engine, "upload": upload}
+        how |= {"fresh": fresh, "callback": callback}
+        jobs = [client.submit(params, file, **how) for file in files]
         if wait:
             jobs = [client.wait(job.id) for job in jobs]
     for job in jobs:

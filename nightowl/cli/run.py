@@ -32,6 +32,7 @@ def run(
     model: options.ModelOption = None,
     password: options.PasswordOption = None,
     key: options.KeyOption = None,
+    fresh: options.FreshOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Run jobs now and print their results. Nothing needs to be set up before."""
@@ -42,7 +43,7 @@ def run(
     files: Sequence[str | None] = sources or [None]
     options.check_key(key, files)
     with Progress(quiet=json) as progress, embedded_stack(progress) as stack, _client() as client:
-        jobs = [client.submit(params, file, key=key, priority=FOREGROUND) for file in files]
+        jobs = [client.submit(params, file, key=key, priority=FOREGROUND, fresh=fresh) for file in files]
         try:
             ended = watch(client, stack, jobs, progress)
         except KeyboardInterrupt:

@@ -79,7 +79,7 @@ class Evaluation:
 
     def _submit(self, run_id: str, item: Item) -> None:
         params = self._with_history(item)
-        job = self._client.submit(params, item.source, name=item.name, priority=BEHIND)
+        job = self._client.submit(params, item.source, name=item.name, priority=BEHIND, fresh=True)
         if self._cursor is None:
             self._cursor = max(0, job.change_seq - 1)
         self._jobs[job.id] = item

@@ -3,10 +3,12 @@ and to know the archives."""
 
 from __future__ import annotations
 
+import re
 import tarfile
 from pathlib import PurePosixPath
 
 HEAD_BYTES = 4096
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f]")
 COMPRESSED = frozenset({"gzip", "bzip2", "xz", "zstd"})
 ARCHIVES = COMPRESSED | {"zip", "tar"}
 """What is unpacked. Others (7z, rar) are told by name, and planning refuses them."""
@@ -77,6 +79,8 @@ def _zip_or_document(head: bytes, name: str) -> str:
 
 def _is_tar(head: bytes) -> bool:
     """By the check sum of its first header: old tars have no other mark."""
+    if not head[148:155].strip(b" \0").isdigit():
+        return False
     try:
         return bool(tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape").name)
     except tarfile.HeaderError:
@@ -84,10 +88,10 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
+    if _CONTROL.search(head):
+        return False
     try:
-        text = head.decode("utf-8")
+        head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:
-            return False
-        text = head[: error.start].decode("utf-8")
-    return not any(character < " " and character not in "\t\n\r\f" for character in text)
+        return error.start >= len(head) - 3  # the head may end inside a character
+    return True

@@ -34,7 +34,7 @@ def checked(name: str) -> str:
         raise RefusedNameError("its name leads out of the archive (..)")
     if not pieces:
         raise RefusedNameError("it has no name")
-    if any(not _is_shown(character) for character in path):
+    if not path.isprintable() and not all(map(_is_shown, path)):
         raise RefusedNameError("its name holds control characters")
     if len(path) > LONGEST_PATH or any(len(piece.encode()) > LONGEST_NAME for piece in pieces):
         raise RefusedNameError(

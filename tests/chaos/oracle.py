@@ -73,7 +73,7 @@ class Oracle:
         self._engine = WildEngine(delay_seconds=0, chaos=None)
         self._database = Database(f"sqlite:///{folder}/oracle.db")
         migrations.upgrade(self._database)
-        settings = SimpleNamespace(limits=Limits(), source_roots=None, part_seconds=60.0)
+        settings = SimpleNamespace(limits=Limits(), source_roots=None, part_seconds=60.0, reuse=False)
         context = SimpleNamespace(
             engine=self._engine, readers=_NearReaders(), settings=settings, database=self._database, clock=utc_now
         )
@@ -90,6 +90,7 @@ class Oracle:
         )
         try:
             plan = make_plan(self._context, JobClaim(token="", job=job), self._stop)
+            assert plan is not None, "nothing is reused here"
             job = replace(job, probe=plan.probe, parts=PartCounts(total=len(plan.parts)))
             return self._finish(job, self._parts(job, plan, case))
         except NightowlError as error:

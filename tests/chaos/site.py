@@ -52,6 +52,7 @@ ROOT = Path(__file__).parents[2]
 
 SETTINGS: Mapping[str, str] = {
     "NIGHTOWL_ENGINE": "tests.chaos.engine:create",
+    "NIGHTOWL_REUSE": "false",
     "NIGHTOWL_MODEL": str(DELAY_SECONDS),
     "NIGHTOWL_LEASE_SECONDS": str(LEASE_SECONDS),
     "NIGHTOWL_SWEEP_SECONDS": str(SWEEP_SECONDS),
