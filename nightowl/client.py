@@ -14,10 +14,10 @@ from domain.errors import NotFoundError
 from domain.jobs import JobSpec
 from domain.settings import Settings
 from domain.sources import check_callback, check_source, scheme
-from nightowl.batches import Options, Submitter, Watcher, default_name
+from nightowl.batches import Options, Submitter, Watcher, bell, default_name
 from nightowl.doorbell import Doorbell
 from nightowl.intake.origins import refuse_archive, shown_source
-from storage import artifacts, batches, exports, jobs, migrations, parts, presence
+from storage import artifacts, batches, due, exports, jobs, migrations, parts, presence
 from storage.artifacts import ArtifactStore, StoredFile, safe_name
 from storage.listening import Listener
 from storage.session import Database
@@ -128,8 +128,12 @@ class Client:
         with self._database.write() as session:
             if stored:
                 artifacts.add(session, stored, role="source", job_id=None)
-            job, is_new = jobs.submit(session, spec, now=datetime.now(UTC))
-        if is_new and not self._doorbell.ring(job.id, priority=priority):
+            now = datetime.now(UTC)
+            is_crowded = priority <= 0 and due.is_crowded(session, bell(self.settings, now), self.settings.max_messages)
+            job, is_new = jobs.submit(session, spec, now=now)
+            if is_crowded and is_new:
+                jobs.unring(session, job.id)
+        if is_new and not is_crowded and not self._doorbell.ring(job.id, priority=priority):
             with self._database.write() as session:
                 jobs.unring(session, job.id)
         return job

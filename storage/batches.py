@@ -25,7 +25,7 @@ from storage.session import rows_changed
 from storage.tables import Artifact, Batch, Job, Member, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Insert, Table
@@ -89,20 +89,19 @@ def add(
     """
     _require_wanted(session, batch)
     fresh = {entry.digest: entry for entry in entries}
-    fresh_digests = list(fresh)
-    known = session.scalars(select(Member.digest).where(Member.batch_id == batch.id, Member.digest.in_(fresh_digests)))
-    for digest in known:
+    known = select(Member.digest).where(Member.batch_id == batch.id, Member.digest.in_(list(fresh)))
+    for digest in session.scalars(known).all():
         del fresh[digest]
-    found = [entry for entry in fresh.values() if isinstance(entry, Found)]
-    ids = {entry.digest: new_id() for entry in found}
-    _add_files(session, found, stored, now=now)
+    found = {digest: entry for digest, entry in fresh.items() if isinstance(entry, Found)}
+    ids = {digest: new_id() for digest in found}
+    _add_files(session, found.values(), stored, now=now)
     if fresh:
         rows = [_member_row(batch.id, digest, entry, ids, now) for digest, entry in fresh.items()]
         session.execute(_insert(Member), rows)
     if found:
         numbers = take(session, len(found))
         common = _common_columns(batch.id, spec, now)
-        rows = [{**common, **_job_row(spec, entry, id=ids[entry.digest])} for entry in found]
+        rows = [{**common, **_job_row(spec, entry, id=ids[digest])} for digest, entry in found.items()]
         for index, (row, number) in enumerate(zip(rows, numbers, strict=True)):
             row["change_seq"], row["rung_at"] = number, now if index < ring else None
         session.execute(_insert(Job), rows)
@@ -126,7 +125,7 @@ def _insert(table: type[Member] | type[Job]) -> Insert:
     return insert(cast("Table", table.__table__))
 
 
-def _add_files(session: Session, found: Sequence[Found], stored: Mapping[str, StoredFile], *, now: datetime) -> None:
+def _add_files(session: Session, found: Collection[Found], stored: Mapping[str, StoredFile], *, now: datetime) -> None:
     """The rows of the files that the members read. One content is one row, whoever writes it."""
     wanted = sorted({entry.source.removeprefix(SCHEME) for entry in found if entry.source.startswith(SCHEME)})
     rows = [_file_row(stored[id], now) for id in wanted if id in stored]

@@ -76,6 +76,12 @@ def room(session: Session, bell: Bell, *, max_messages: int) -> Room:
     )
 
 
+def is_crowded(session: Session, bell: Bell, max_messages: int) -> bool:
+    """Whether so many messages are under way that one more should be left to the workers, who ring as they get on."""
+    rung = select(Job.id).where(*_rung_and_untaken(), _is_rung(Job, bell)).limit(2 * max_messages).subquery()
+    return (session.scalar(select(func.count()).select_from(rung)) or 0) >= 2 * max_messages
+
+
 def plans(session: Session, bell: Bell, *, limit: int, batches: int | None = None) -> list[Due]:
     """Pending jobs that nobody plans; of them at most `batches` that belong to a batch."""
     room = Room(total=limit, batches=limit if batches is None else batches)

@@ -207,3 +207,36 @@ def test_an_archive_as_one_job_is_refused_with_the_command_to_use(client: Client
     archive.write_bytes(zipped({"x": b"x"}) if name == "in.zip" else tarred({"x": b"x"}))
     with pytest.raises(SourceError, match=f"nightowl batch ocr {name}"):
         client.submit(Ocr(), archive)
+
+
+class Rung:
+    """A doorbell that keeps what it was rung for."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+
+    def ring(self, job_id: str, *, priority: int) -> bool:
+        self.jobs.append(job_id)
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def test_messages_stay_bounded_whatever_is_submitted(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung = Rung()
+    monkeypatch.setattr(client, "_doorbell", rung)
+    monkeypatch.setattr(client, "settings", client.settings.model_copy(update={"max_messages": 8}))
+    monkeypatch.setattr("nightowl.batches.CHUNK_MEMBERS", 10)
+    archive = tmp_path / "in.tar"
+    archive.write_bytes(tarred({f"{number}.txt": b"%d" % number for number in range(40)}))
+    client.submit_batch(Ocr(), archive, name="b")
+    assert len(rung.jobs) == 6, "a batch leaves a quarter of the messages to others"
+    (tmp_path / "x.txt").write_text("x")
+    for _ in range(30):
+        client.submit(Ocr(), tmp_path / "x.txt")
+    assert len(rung.jobs) == 16
+    urgent = client.submit(Ocr(), tmp_path / "x.txt", priority=1)
+    assert rung.jobs[-1] == urgent.id, "somebody waits for it"
