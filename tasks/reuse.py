@@ -63,8 +63,11 @@ def settle(context: Context, session: Session, claim: JobClaim, sha256: str) -> 
 
 
 def _key(context: Context, claim: JobClaim, sha256: str) -> str | None:
-    """None where the params are wrong: planning says so."""
+    """None where the params are wrong, which planning says, and where a password opens the source: what it opened is
+    for those only who know it, and nothing of it is kept to compare."""
     job = claim.job
+    if job.password is not None:
+        return None
     try:
         params = params_of(job).model_dump(mode="json")
     except NightowlError:

@@ -276,7 +276,8 @@ def make_worker(database: Database, tmp_path: Path, request: pytest.FixtureReque
     ) -> Worker:
         engine = engine or WatchedEngine()
         engines.append(engine)
-        made = Settings(**{"parts_in_flight": 2, **settings})
+        # These tests are about work; that it is done once is tested in test_reuse.py.
+        made = Settings(**{"parts_in_flight": 2, "reuse": False, **settings})
         clock, bell = Clock(), Bell()
         context = Context(
             settings=made,

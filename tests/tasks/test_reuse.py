@@ -24,7 +24,7 @@ both = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirec
 
 @pytest.fixture
 def worker(make_worker: MakeWorker) -> Worker:
-    return make_worker(StandInReaders("One.", "Two."))
+    return make_worker(StandInReaders("One.", "Two."), reuse=True)
 
 
 def sound(worker: Worker) -> None:
@@ -60,7 +60,7 @@ def test_other_work_is_done(worker: Worker, make_worker: MakeWorker, file: Path,
     if what == "content":
         file.write_bytes(b"something else")
     if what in ("revision", "off"):
-        other = make_worker(StandInReaders("One."), **({"revision": "2"} if what == "revision" else {"reuse": False}))
+        other = make_worker(StandInReaders("One."), reuse=what != "off", revision="2")
     specs: dict[str, dict[str, Any]] = {"engine": {"engine": "fake"}, "fresh": {"fresh": True}}
     params = Ocr(pages="1") if what == "params" else Caption() if what == "kind" else Ocr()
     job = other.plan(other.submit(params, file, **specs.get(what, {})))
@@ -108,7 +108,7 @@ def test_a_member_whose_content_is_known_needs_no_look_at_its_source(worker: Wor
 
 @pytest.mark.parametrize("how", ["failed", "cancelled"])
 def test_where_the_first_gives_nothing_each_does_its_own_work(make_worker: MakeWorker, file: Path, how: str) -> None:
-    worker = make_worker(StandInReaders(Sheet(text=None), "Two."))
+    worker = make_worker(StandInReaders(Sheet(text=None), "Two."), reuse=True)
     worker.engine.reply = failing(EngineError("no", code=Code.ENGINE_FAILED, retryable=False))
     first, second = worker.submit(Ocr(mode="image"), file), worker.submit(Ocr(mode="image"), file)
     worker.plan(first)
@@ -148,8 +148,15 @@ def test_a_job_that_waits_can_be_cancelled_and_tried_again(worker: Worker, file:
     assert worker.plan(second).reused_from == first
 
 
+def test_what_a_password_opened_is_given_to_nobody(worker: Worker, file: Path) -> None:
+    with_password = Ocr.model_validate({"password": "open sesame"})
+    worker.do(with_password, file)
+    for params in (Ocr(), with_password):
+        assert worker.plan(worker.submit(params, file)).state is JobState.RUNNING
+
+
 def test_a_partial_result_is_not_given_again(make_worker: MakeWorker, file: Path) -> None:
     torn = EngineError("no", code=Code.ENGINE_FAILED, retryable=False)
-    worker = make_worker(StandInReaders("One.", Sheet(error=torn)))
+    worker = make_worker(StandInReaders("One.", Sheet(error=torn)), reuse=True)
     assert worker.do(Ocr(), file).state is JobState.PARTIAL
     assert worker.plan(worker.submit(Ocr(), file)).state is JobState.RUNNING
