@@ -33,6 +33,7 @@ class BatchSpec:
     priority: int = BATCH_PRIORITY
     share: int | None = None
     fresh: bool = False
+    callback: str | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> Kind:

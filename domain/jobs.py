@@ -111,7 +111,7 @@ class Job:
         return ((self.finished_at or now) - self.started_at).total_seconds() if self.started_at else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The job as `--json` prints it: stable keys, in this order."""
+        """The job as `--json` prints it: stable keys, in this order, and `reused_from` where there is one."""
         return {
             "id": self.id,
             "batch_id": self.batch_id,
@@ -124,10 +124,10 @@ class Job:
             "attempts": self.attempts,
             "engine": self.engine,
             "model": self.model,
-            "reused_from": self.reused_from,
             "created_at": iso(self.created_at),
             "started_at": iso(self.started_at),
             "finished_at": iso(self.finished_at),
+            **({"reused_from": self.reused_from} if self.reused_from else {}),
         }
 
 

@@ -232,6 +232,7 @@ class Client:
             priority=priority,
             share=share,
             fresh=fresh,
+            callback=self.settings.callback_url,
         )
         options = Options(
             include=tuple(include),

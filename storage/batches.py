@@ -160,6 +160,7 @@ def _common_columns(batch_id: str, spec: BatchSpec, now: datetime) -> dict[str, 
         "priority": spec.priority,
         "wants_engine": spec.engine,
         "fresh": spec.fresh,
+        "callback": spec.callback,
         "created_at": now,
     }
 
