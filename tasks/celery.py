@@ -123,6 +123,7 @@ def service() -> Service:
 @signals.worker_init.connect
 def _start(**_: Any) -> None:
     global _service
+    runtime.calm_openmp()  # again, for a worker that was started by Celery's own command
     settings = Settings()
     logs.configure(level=settings.log_level, format=settings.log_format)
     try:

@@ -82,6 +82,15 @@ def test_the_celery_application_leaves_the_environment_alone() -> None:
     assert python(code).strip() == "True"
 
 
+def test_a_worker_bounds_openmps_spinning_before_torch_loads() -> None:
+    code = (
+        "import os, sys\nsys.modules['torch'] = None\nimport worker.__main__\nfrom worker.app import app\n"
+        "app.worker_main = lambda argv: print(os.environ['GOMP_SPINCOUNT'])\nworker.__main__.main()"
+    )
+    assert python(code, NIGHTOWL_ENGINE="fake").strip() == "2000"
+    assert python(code, NIGHTOWL_ENGINE="fake", GOMP_SPINCOUNT="7").strip() == "7"
+
+
 def test_its_settings_are_read_when_its_configuration_is_asked_for() -> None:
     code = "from worker.app import app\nprint(app.conf.worker_pool, app.conf.broker_url)"
     assert python(WITHOUT + code, NIGHTOWL_BROKER_URL="redis://queue/3").strip() == "threads redis://queue/3"
