@@ -85,6 +85,7 @@ def claims(variant: str, facts: Sequence[str], work: JobWork[Copywrite]) -> list
     return [
         sentence
         for sentence in sentences(variant)
+        if any(character.isalpha() for character in sentence)  # "1." of a list claims nothing
         if sentence in marked or (not translated and grounding.support(sentence, source) < LEAST_CLAIM)
     ]
 

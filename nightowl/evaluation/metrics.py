@@ -5,6 +5,7 @@ Words are those of texts.tokens, so that Chinese is measured by characters, and 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import sacrebleu
 from nltk.stem.porter import PorterStemmer
 from nltk.translate.meteor_score import meteor_score
 from rapidfuzz import fuzz
+from rapidfuzz.distance import LCSseq
 from rouge_score import rouge_scorer
 
 from nightowl.evaluation import texts
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-FOUND = 75.0
-"""From this likeness on (0 to 100), a stretch of the reference counts as found in the text."""
-MOST_CHUNKS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +57,11 @@ def _edits(output: Any) -> Edits:
 
 
 def order(reference: str, text: str) -> float | None:
-    """Share of the pairs of stretches of the reference that stand in the text in the same order; None where fewer than
-    two stretches are found in it. A stretch that is found twice counts where it comes first."""
-    where = text.lower()
-    found = []
-    for chunk in texts.chunks(reference)[:MOST_CHUNKS]:
-        place = fuzz.partial_ratio_alignment(chunk, where, score_cutoff=FOUND) if len(where) >= len(chunk) else None
-        if place is not None:
-            found.append(place.dest_start)
-    pairs = [(one, other) for one, other in combinations(found, 2) if one != other]
-    return sum(one < other for one, other in pairs) / len(pairs) if pairs else None
+    """Of the words that both texts have, the share that stands in the same order: the longest sequence of words that
+    runs through both, by all that they share. None where they share fewer than two words."""
+    wanted, found = tokens(reference), tokens(text)
+    shared = (Counter(wanted) & Counter(found)).total()
+    return LCSseq.similarity(wanted, found) / shared if shared >= 2 else None
 
 
 class _Words:

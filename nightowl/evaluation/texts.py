@@ -1,4 +1,4 @@
-"""What is compared of a text: its words and its lines, folded so that form does not count."""
+"""What is compared of a text: its words, folded so that form does not count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ _BULLET = re.compile(r"^(\s*)[-*+]\s+", re.MULTILINE)
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _MARKS = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)")
 _ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+.!|<>&-])")
-CHUNK_WORDS = 6
 
 
 def tokens(text: str) -> list[str]:
@@ -41,12 +40,3 @@ def without_markdown(text: str) -> str:
         text = pattern.sub("", text)
     text = _MARKS.sub("", _LINK.sub(r"\1", _BULLET.sub(r"\1", text)))
     return _ESCAPE.sub(r"\1", text.replace("|", " "))
-
-
-def chunks(text: str) -> list[str]:
-    """Lines of a text, long ones in pieces of six words, folded; those of fewer than three words are left out."""
-    pieces = []
-    for line in text.splitlines():
-        found = line.split()
-        pieces += [" ".join(found[at : at + CHUNK_WORDS]) for at in range(0, len(found), CHUNK_WORDS)]
-    return [piece.lower() for piece in pieces if len(piece.split()) >= 3 or len(tokens(piece)) >= 6]

@@ -42,21 +42,29 @@ def test_error_rates_count_letters_and_words() -> None:
     assert metrics.word_edits("owl", "").rate == 1
 
 
-COLUMNS = "one two three four\nfive six seven eight\nnine ten eleven twelve\nred green blue yellow"
+LEFT, RIGHT = "one two three four five six", "red green blue black white grey"
 
 
 @pytest.mark.parametrize(
     ("text", "order"),
     [
-        (COLUMNS, 1.0),
-        ("\n".join(reversed(COLUMNS.splitlines())), 0.0),
-        ("five six seven eight\none two three four\nnine ten eleven twelve\nred green blue yellow", 5 / 6),
-        ("one two three four", None),
+        (f"{LEFT}\n{RIGHT}", 1.0),
+        (f"{RIGHT}\n{LEFT}", 0.5),
+        ("one two three red green blue four five six black white grey", 0.75),
+        ("grey white black blue green red six five four three two one", 1 / 12),
+        (f"{LEFT} and much else that stands nowhere {RIGHT}", 1.0),
+        ("one xx three four yy six", 1.0),
+        ("one", None),
         ("", None),
     ],
 )
-def test_order_is_the_share_of_pairs_that_stand_right(text: str, order: float | None) -> None:
-    assert metrics.order(COLUMNS, text) == (None if order is None else pytest.approx(order))
+def test_order_is_the_share_of_common_words_in_the_same_order(text: str, order: float | None) -> None:
+    assert metrics.order(f"{LEFT}\n{RIGHT}", text) == (None if order is None else pytest.approx(order))
+
+
+def test_text_that_repeats_itself_is_in_order_where_nothing_moved() -> None:
+    text = f"{LEFT}\n{RIGHT}\n" * 8
+    assert metrics.order(text, text) == 1
 
 
 def test_rouge_bleu_and_meteor_of_equal_and_of_foreign_texts() -> None:

@@ -228,6 +228,9 @@ def test_claims_with_foreign_numbers_or_names_are_marked(make_worker: MakeWorker
     assert copy(make_worker, written(text))["unsupported"] == [
         ["A lamp for owls at 50 euros.", "A lamp for owls by Acme."]
     ]
+    assert copy(make_worker, written("1. A lamp for owls."))["unsupported"] == [[]], (
+        "the number of a list claims nothing"
+    )
     german = copy(make_worker, written("Eine Lampe für Eulen. Nur 50 Euro."), language="de")
     assert german["unsupported"] == [["Nur 50 Euro."]], "another language shares only numbers with its source"
 
