@@ -54,6 +54,7 @@ class Code(StrEnum):
     CONTEXT_TOO_LONG = "context_too_long"
     DEADLINE = "deadline"
     WORKER_LOST = "worker_lost"
+    RESULT_TOO_LARGE = "result_too_large"
     ARTIFACT_MISSING = "artifact_missing"
     ARCHIVE_DAMAGED = "archive_damaged"
     ARCHIVE_LIMIT = "archive_limit"

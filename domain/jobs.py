@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from domain.plain import one_line
 from domain.sources import masked
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What people call the source; never with the secrets of a URL."""
-        return self.shown_source or "(no source)"
+        """What people call the source, in one line; never with the secrets of a URL."""
+        return one_line(self.shown_source or "(no source)")
 
     @property
     def shown_source(self) -> str | None:

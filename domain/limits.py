@@ -5,9 +5,11 @@ Each check names what was found, the limit and the setting that moves it.
 
 from __future__ import annotations
 
+import json
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.errors import Code, SourceError
+from domain.errors import Code, ParamsError, SourceError
 
 DECODER_MIB = 180
 """Memory of a reader child that has its decoders loaded, and of the page that it gives back."""
@@ -34,6 +36,10 @@ class Limits(BaseModel):
         default=10_000_000,
         gt=0,
         description="Largest file of plain text or of markup (SVG, FB2), in bytes; such a file is laid out as a whole.",
+    )
+    max_params_bytes: int = Field(default=1_000_000, gt=0, description="Params of one job, as JSON in bytes.")
+    max_result_bytes: int = Field(
+        default=64 * 1024**2, gt=0, description="Result of one job or one part, text and data as JSON, in bytes."
     )
     max_text_chars: int = Field(default=400_000, gt=0, description="Characters of text kept of one page.")
     max_pdf_bytes: int = Field(
@@ -101,6 +107,23 @@ class Limits(BaseModel):
                 code=Code.IMAGE_TOO_LARGE,
             )
 
+    def check_params(self, params: object) -> None:
+        """Raises ParamsError, for whatever stands where a job's params should."""
+        if (size := json_bytes(params)) > self.max_params_bytes:
+            raise ParamsError(
+                f"the params have {size} bytes; the limit is {self.max_params_bytes} "
+                "(setting NIGHTOWL_LIMITS__MAX_PARAMS_BYTES)"
+            )
+
+    def check_result(self, size: int, *, name: str) -> None:
+        """`size` in bytes, of text and data."""
+        if size > self.max_result_bytes:
+            raise SourceError(
+                f"the result of {name} has {size} bytes; the limit is {self.max_result_bytes} "
+                "(setting NIGHTOWL_LIMITS__MAX_RESULT_BYTES); parts that succeeded are kept and can be read one by one",
+                code=Code.RESULT_TOO_LARGE,
+            )
+
     def check_text_bytes(self, size: int, *, name: str, format: str) -> None:
         if size > self.max_text_bytes:
             raise SourceError(
@@ -124,3 +147,8 @@ class Limits(BaseModel):
                 "(setting NIGHTOWL_LIMITS__MAX_VIDEO_SECONDS)",
                 code=Code.VIDEO_TOO_LONG,
             )
+
+
+def json_bytes(value: object) -> int:
+    """Bytes of a value as JSON in UTF-8."""
+    return len(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))

@@ -17,3 +17,11 @@ def clean(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def one_line(text: str) -> str:
+    """The text as a line that a terminal or a log can show: control characters are written out, as \\n and \\x1b are.
+
+    A file's name may hold them, to colour a terminal or to look like a second line.
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "replace").decode() for sign in text)

@@ -139,6 +139,13 @@ class Settings(BaseSettings):
         "loopback or link-local.",
     )
 
+    keep_fetched_hours: float = Field(
+        default=168.0,
+        ge=0,
+        description="How long the copy of a source from the network is kept for a retry after its job failed, was "
+        "cancelled or is partial, in hours; that of a job that succeeded goes at once.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on stderr.")
     limits: Limits = Field(default_factory=Limits, description="Bounds on sources, see below.")

@@ -18,6 +18,7 @@ LONGEST_SHOWN = 300
 _URL = re.compile(
     r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-:]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)", re.DOTALL
 )
+_REMOVED = "?…"
 _ONE_SLASH = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]+:/(?!/)")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\[\]:\s]*)(:\d*)?")
 
@@ -47,7 +48,23 @@ def masked(source: str) -> str:
     shown = f"{match['scheme']}://{host}{match['path']}"
     if len(shown) > LONGEST_SHOWN:
         return f"{shown[:LONGEST_SHOWN]}…"
-    return f"{shown}?…" if match["rest"] else shown
+    return f"{shown}{_REMOVED}" if match["rest"] else shown
+
+
+def without_query(source: str) -> str:
+    """A web address without query and fragment, which may hold a signature; `?…` stays where they were.
+
+    Any other source as it is: in the key of an object store a question mark is a letter like others.
+    """
+    match = _URL.match(source)
+    if match is None or not match["rest"] or match["scheme"].lower() not in WEB:
+        return source
+    return f"{match['scheme']}://{match['authority']}{match['path']}{_REMOVED}"
+
+
+def lacks_query(source: str) -> bool:
+    """Whether `without_query` took something away."""
+    return scheme(source) in WEB and source.endswith(_REMOVED)
 
 
 def file_name(source: str) -> str:

@@ -108,8 +108,10 @@ class Client:
 
         Raises:
             ConflictError: the key belongs to a job with another kind, source or params.
+            ParamsError: the params are over the limit.
             SourceError: the bytes are over the limit, or a URL holds a user or password.
         """
+        self.settings.limits.check_params(params.to_json())
         if isinstance(source, str | Path):
             check_source(str(source))
             refuse_archive(str(source), params.kind)

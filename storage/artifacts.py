@@ -20,10 +20,11 @@ from sqlalchemy import delete, select
 
 from domain.errors import Code, NotFoundError, SourceError
 from storage import tables
-from storage.jobs import new_id
+from storage.jobs import OPEN, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from sqlalchemy.orm import Session
 
@@ -214,10 +215,27 @@ def of_job(session: Session, job_id: str, *, role: Literal["source", "result"] =
     return [to_file(row) for row in session.scalars(query)]
 
 
-def drop_results(session: Session, job_id: str) -> list[StoredFile]:
-    """Remove the rows of what an earlier end of the job gave back. The caller removes the files after the commit."""
-    old = of_job(session, job_id)
-    session.execute(delete(tables.Artifact).where(tables.Artifact.job_id == job_id, tables.Artifact.role == "result"))
+def drop(session: Session, job_id: str, *, role: Literal["source", "result"]) -> list[StoredFile]:
+    """Remove the rows of what was fetched for a job, or of what an earlier end of it gave back.
+
+    The caller removes the files after the commit.
+    """
+    old = of_job(session, job_id, role=role)
+    session.execute(delete(tables.Artifact).where(tables.Artifact.job_id == job_id, tables.Artifact.role == role))
+    return old
+
+
+def drop_old_copies(session: Session, *, ended_before: datetime, limit: int) -> list[StoredFile]:
+    """Remove the rows of what was fetched for jobs that ended before that time. The caller removes the files."""
+    row = tables.Artifact
+    query = (
+        select(row)
+        .join(tables.Job, tables.Job.id == row.job_id)
+        .where(row.role == "source", tables.Job.state.not_in(OPEN), tables.Job.finished_at < ended_before)
+        .limit(limit)
+    )
+    old = [to_file(found) for found in session.scalars(query)]
+    session.execute(delete(row).where(row.id.in_([file.id for file in old])))
     return old
 
 

@@ -275,16 +275,16 @@ def cancel_some(session: Session, batch_id: str, *, now: datetime, limit: int, u
     """
     in_work = or_(Job.state == JobState.RUNNING, Job.rung_at.is_not(None), Job.token.is_not(None))
     query = (
-        select(Job.id, Job.params)
+        select(Job.id, Job.params, Job.source)
         .where(Job.batch_id == batch_id, Job.state.in_(jobs.OPEN), *((in_work,) if urgent else ()))
         .order_by(Job.state.desc())
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     rows = session.execute(query).all()
-    plain = [id for id, params in rows if not jobs.holds_password(params)]
-    for id, params in rows:
-        if jobs.holds_password(params):
+    plain = [id for id, params, source in rows if not jobs.holds_secret(params, source)]
+    for id, params, source in rows:
+        if jobs.holds_secret(params, source):
             jobs.end(session, id, state=JobState.CANCELLED, now=now)
     if plain:
         _end_all(session, plain, now=now)

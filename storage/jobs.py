@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from domain.errors import Code, ConflictError, Failure, LostError, NotFoundError
 from domain.jobs import Job, JobSpec, PartCounts, Result
 from domain.kinds import Kind
+from domain.sources import without_query
 from domain.states import AttemptState, JobState, PartState, Phase
 from storage import attempts, tables
 from storage.attempts import Claimant, new_token
@@ -119,7 +120,8 @@ def unring_many(session: Session, job_ids: Sequence[str]) -> None:
 
 
 def _same(row: tables.Job, spec: JobSpec) -> Job:
-    if (row.kind, row.source, row.params) != (spec.kind, spec.source, spec.params.to_json()):
+    sources = (spec.source, without_query(spec.source) if spec.source else None)
+    if row.source not in sources or (row.kind, row.params) != (spec.kind, spec.params.to_json()):
         raise ConflictError(f"key {spec.key!r} belongs to job {row.id}, which has another kind, source or params")
     return to_job(row)
 
@@ -316,7 +318,7 @@ def close(
 ) -> None:
     """End the job that `claim` holds. Raises LostError."""
     end = ending(state, now=now, result=result, error=error)
-    guarded(session, claim, claim.job.state, {**_forgetting(claim.job.params), **end})
+    guarded(session, claim, claim.job.state, {**_forgetting(claim.job.params, claim.job.source), **end})
     outcome = AttemptState.FAILED if state is JobState.FAILED and error else AttemptState.SUCCEEDED
     attempts.close(session, claim.token, state=outcome, now=now, failure=error)
     attempts.close_done(session, claim.job.id, now=now)
@@ -328,9 +330,11 @@ def end(session: Session, job_id: str, *, state: JobState, now: datetime, error:
     """End an open job whoever works on it: cancel, deadline. False if it was over already."""
     row = tables.Job
     is_open = (row.id == job_id, row.state.in_(OPEN))
-    if (found := session.execute(select(row.params).where(*is_open).with_for_update()).one_or_none()) is None:
+    if (
+        found := session.execute(select(row.params, row.source).where(*is_open).with_for_update()).one_or_none()
+    ) is None:
         return False
-    values = {**_forgetting(found.params), **ending(state, now=now, error=error)}
+    values = {**_forgetting(found.params, found.source), **ending(state, now=now, error=error)}
     session.execute(update(row).where(*is_open).values(**values))
     _free_parts(session, job_id)
     attempts.revoke_all(session, job_id, now=now, why=f"the job was ended: {state}")
@@ -354,11 +358,18 @@ def _free_parts(session: Session, job_id: str) -> None:
     )
 
 
-def _forgetting(params: Any) -> dict[str, Any]:
-    """The columns to write when a job ends whose params still hold a password, readable to us or not."""
+def _forgetting(params: Any, source: str | None) -> dict[str, Any]:
+    """The columns to write when a job ends: without a password among its params, readable to us or not, and without the
+    query of its URL, which may be a signature."""
+    kept = {"source": without_query(source)} if source else {}
     if isinstance(params, dict):
-        return _without_password(params)
-    return {"params": {}} if holds_password(params) else {}
+        return {**kept, **_without_password(params)}
+    return {**kept, "params": {}} if holds_password(params) else kept
+
+
+def holds_secret(params: Any, source: str | None) -> bool:
+    """Whether the row has something that must be removed when the job ends, besides the column for a password."""
+    return holds_password(params) or (source is not None and without_query(source) != source)
 
 
 def holds_password(params: Any) -> bool:

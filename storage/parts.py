@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import Text, and_, case, cast, func, or_, select, update
 
 from domain.errors import Code, Failure, LostError
 from domain.jobs import Job, Part
@@ -42,6 +42,13 @@ class SliceClaim:
 def of_job(session: Session, job_id: str) -> list[Part]:
     query = select(tables.Part).where(tables.Part.job_id == job_id).order_by(tables.Part.number)
     return [to_part(row) for row in session.scalars(query)]
+
+
+def size(session: Session, job_id: str) -> int:
+    """Characters of all texts and data of a job's parts, as they are stored."""
+    row = tables.Part
+    each = func.coalesce(func.length(row.text), 0) + func.coalesce(func.length(cast(row.data, Text)), 0)
+    return session.scalar(select(func.sum(each)).where(row.job_id == job_id)) or 0
 
 
 def claim(

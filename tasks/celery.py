@@ -21,7 +21,7 @@ from tasks.callbacks import Courier
 from tasks.context import Context, utc_now
 from tasks.finish import finish_job
 from tasks.heartbeat import Heartbeat
-from tasks.plan import plan_job
+from tasks.plan import plan_job, refuse_large_params
 from tasks.run import run_slice
 from tasks.sweep import Sweeper
 from worker import logs, runtime
@@ -190,6 +190,8 @@ def submit_task(
     values = {"kind": Kind(kind), "source": source, "params": params or {}, "priority": priority}
     values["callback"] = callback or context.settings.callback_url
     with logs.about(job=job_id):
+        if refuse_large_params(context, job_id, values):
+            return
         with context.database.write() as session:
             jobs.insert_once(session, job_id, values, now=context.clock())
         plan_job(context, job_id)

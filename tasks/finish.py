@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from domain.errors import Code, Failure, LostError
 from domain.jobs import Result
+from domain.limits import json_bytes
 from domain.plain import clean
 from domain.states import JobState, outcome
 from storage import artifacts, jobs, parts
@@ -44,13 +45,12 @@ def _claim_and_finish(context: Context, job_id: str, *, alone: bool) -> bool:
             model=engine.model if engine else None,
             alone=alone,
         )
-        done = parts.of_job(session, job_id) if claim else []
     if claim is None:
         return False
     with context.heartbeat.watch(claim.token) as stop:
         context.heartbeat.tell(claim.token, "merging its parts", at_once=alone)
         try:
-            state = _finish(context, claim, done, stop)
+            state = _finish(context, claim, _parts(context, claim), stop)
         except LostError:
             give_back(context, claim)
         except Exception as error:
@@ -58,6 +58,14 @@ def _claim_and_finish(context: Context, job_id: str, *, alone: bool) -> bool:
         else:
             logger.info("job %s: %s", claim.job.kind, state, extra={"action": "finished", "state": str(state)})
     return True
+
+
+def _parts(context: Context, claim: JobClaim) -> list[Part]:
+    """All parts of the job, if their texts and data together are no more than a result may be. Raises SourceError."""
+    with context.database.read() as session:
+        size = parts.size(session, claim.job.id)
+        context.settings.limits.check_result(size, name=claim.job.name)
+        return parts.of_job(session, claim.job.id)
 
 
 def _finish(context: Context, claim: JobClaim, done: list[Part], stop: threading.Event) -> JobState:
@@ -97,15 +105,19 @@ def _merge(context: Context, claim: JobClaim, done: list[Part], stop: threading.
 def _close(context: Context, claim: JobClaim, finished: Finished, done: list[Part], *, state: JobState) -> None:
     """Store the files, then commit their rows, the result and the state in one transaction."""
     failed, damaged = _failed(done), _damaged(done)
-    stored = [context.artifacts.put(content, name=name, media_type=kind) for name, kind, content in finished.files]
     data = {**finished.data, "marks": count_marks(done)}
     if warnings := [*(claim.job.probe or {}).get("warnings", ()), *data.get("warnings", ())]:
         data["warnings"] = warnings
     if failed:
         data["failed_parts"] = [{**part.spec, **(part.error.to_json() if part.error else {})} for part in failed]
-    result = Result(text=clean(finished.text), data=clean(data), artifacts=tuple(file.name for file in stored))
+    names = tuple(name for name, _, _ in finished.files)
+    result = Result(text=clean(finished.text), data=clean(data), artifacts=names)
+    context.settings.limits.check_result(json_bytes(result.to_json()), name=claim.job.name)
+    stored = [context.artifacts.put(content, name=name, media_type=kind) for name, kind, content in finished.files]
     with context.database.write() as session:
-        old = artifacts.drop_results(session, claim.job.id)
+        old = artifacts.drop(session, claim.job.id, role="result")
+        if state is JobState.SUCCEEDED:  # any other may be tried again, with the same content
+            old += artifacts.drop(session, claim.job.id, role="source")
         for file in stored:
             artifacts.add(session, file, role="result", job_id=claim.job.id)
         error = _partly(failed, damaged, claim.job.parts.total)

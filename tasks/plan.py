@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from domain.errors import LostError, failure_from
+from domain.errors import LostError, ParamsError, failure_from
 from domain.plain import clean
 from domain.states import JobState
 from storage import artifacts, jobs
@@ -116,6 +116,7 @@ def make_plan(context: Context, claim: JobClaim, stop: threading.Event) -> Plan 
 
     Raises NightowlError.
     """
+    context.settings.limits.check_params(claim.job.params)
     params = params_of(claim.job)
     with fetch_source(context, claim.job, stop) as source:
         if source is None:
@@ -135,6 +136,18 @@ def _is_settled(context: Context, claim: JobClaim, source: Open) -> bool:
     sha256 = reuse.content_of(source)
     with context.database.write() as session:
         return reuse.settle(context, session, claim, sha256)
+
+
+def refuse_large_params(context: Context, job_id: str, values: dict[str, Any]) -> bool:
+    """Store a job whose params are too large without them, as failed: whoever sent it polls for its end."""
+    try:
+        context.settings.limits.check_params(values["params"])
+    except ParamsError as error:
+        with context.database.write() as session:
+            jobs.insert_once(session, job_id, {**values, "params": {}}, now=context.clock())
+            jobs.end(session, job_id, state=JobState.FAILED, now=context.clock(), error=error.failure)
+        return True
+    return False
 
 
 def give_back(context: Context, claim: JobClaim) -> None:

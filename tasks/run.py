@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import OperationalError
 
 from domain.errors import Code, LostError, NightowlError, SourceError, failure_from
+from domain.limits import json_bytes
 from domain.plain import clean
 from domain.states import AttemptState
 from storage import attempts, parts
@@ -189,6 +190,8 @@ class SliceRun:
         self._steps.begin(part, "storing")
         limit = self._context.settings.limits.max_text_chars
         text, data = clean(finished.text), clean(finished.data)
+        size = json_bytes(text[:limit]) + json_bytes(data)
+        self._context.settings.limits.check_result(size, name=label(part.spec))
         marks = list(data.get("marks", ()))
         if len(text) > limit:
             data["truncated"] = len(text)

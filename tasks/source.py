@@ -66,6 +66,12 @@ def fetch_source(context: Context, job: Job, stop: threading.Event) -> Iterator[
         with open_source(context, job) as source:
             yield source
         return
+    if sources.lacks_query(job.source):
+        raise SourceError(
+            f"{job.source}: the query of this URL may be a signature and was removed when the job ended; "
+            "submit the source again",
+            code=Code.SOURCE_REFUSED,
+        )
     with tempfile.TemporaryFile(prefix="nightowl-") as file:
         fetch(job.source, file, _rules(context.settings), stop=stop)
         logger.info("fetched the source: %d bytes", file.tell(), extra={"action": "fetched"})

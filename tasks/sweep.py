@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Code, Failure
 from domain.states import JobState
-from storage import attempts, batches, jobs, presence, sweeping
+from storage import artifacts, attempts, batches, jobs, presence, sweeping
 from tasks.bell import ring_again, ring_due, ring_first
 from tasks.presence import FORGOTTEN, Reporter
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 200
+TIDY_SECONDS = 600.0
 
 
 def sweep(context: Context) -> bool:
@@ -70,6 +72,17 @@ def _end_the_overdue(context: Context) -> None:
             )
 
 
+def tidy(context: Context) -> None:
+    """Remove copies of sources from the network that no retry has needed for long."""
+    ended_before = context.clock() - timedelta(hours=context.settings.keep_fetched_hours)
+    with context.database.write() as session:
+        old = artifacts.drop_old_copies(session, ended_before=ended_before, limit=AT_ONCE)
+    for file in old:
+        context.artifacts.remove(file)
+    if old:
+        logger.info("removed %d copies of fetched sources", len(old), extra={"action": "tidied"})
+
+
 class Sweeper:
     """The thread that sweeps."""
 
@@ -77,6 +90,7 @@ class Sweeper:
         self._context = context
         self._reporter = Reporter(context)
         self._closed = threading.Event()
+        self._tidied = float("-inf")
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
     def start(self) -> None:
@@ -86,13 +100,18 @@ class Sweeper:
         while True:
             try:
                 self._reporter.report()
-                sweep(self._context)
+                self._sweep()
             except SQLAlchemyError:
                 logger.warning("the sweep cannot reach the database", exc_info=True, extra={"action": "sweep"})
             except Exception:  # a thread that ended would leave the work of the dead where it is
                 logger.exception("the sweep failed; the next one comes", extra={"action": "sweep"})
             if self._closed.wait(self._context.settings.sweep_seconds):
                 return
+
+    def _sweep(self) -> None:
+        if sweep(self._context) and time.monotonic() > self._tidied + TIDY_SECONDS:
+            tidy(self._context)
+            self._tidied = time.monotonic()
 
     def close(self) -> None:
         self._closed.set()

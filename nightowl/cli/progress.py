@@ -49,7 +49,7 @@ class Progress:
 
     def _update_bar(self, job: Job) -> None:
         if job.id not in self._tasks:
-            self._tasks[job.id] = self._bars.add_task(f"{job.kind} {job.name}", total=None, state="")
+            self._tasks[job.id] = self._bars.add_task(show.escape(f"{job.kind} {job.name}"), total=None, state="")
         total = max(job.parts.total, 1) if job.parts.total or job.state.is_final else None
         done = total if job.state.is_final and total else job.parts.over
         colour = show.COLOURS[job.state]

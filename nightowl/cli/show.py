@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from domain.plain import one_line
 from domain.states import JobState
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def outcome(job: Job) -> str:
     parts = f" {job.parts.succeeded}/{job.parts.total} parts" if job.parts.total else ""
     told = f", {marks(job)}" if marks(job) else ""
     text = f"{job.kind} {job.name}: {job.state}{parts}{told}"
-    return f"{text}: {job.error.message} [{job.error.code}]" if job.error else text
+    return one_line(f"{text}: {job.error.message} [{job.error.code}]" if job.error else text)
 
 
 def marks(job: Job) -> str:
@@ -86,17 +87,17 @@ def table(jobs: Sequence[Job], *, ids: bool = True) -> None:
     for job in jobs:
         parts = f"{job.parts.over}/{job.parts.total}" if job.parts.total else "-"
         cells = (
-            f"{job.kind} {job.name}",
+            escape(f"{job.kind} {job.name}"),
             f"[{COLOURS[job.state]}]{job.state}[/]",
             parts,
             *((marks(job),) if marked else ()),
             f"{job.seconds(now=now):.1f}",
         )
-        shown.add_row(*((job.id,) if ids else ()), *cells, _escape(first_line(job)))
+        shown.add_row(*((job.id,) if ids else ()), *cells, escape(first_line(job)))
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING
 from domain.errors import Code
 from domain.limits import Limits
 from tests.readers.peaks import MAPPED_MIB, cost
-from tests.readers.seeds import SEEDS
+from tests.readers.seeds import READERS, SEEDS
 from worker.readers.children import Readers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 READ_SECONDS = 10.0
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -155,14 +155,13 @@ def run(readers: Readers, format: str, numbers: Sequence[int], *, seed: int, lim
 def main() -> int:
     arguments = _arguments()
     limits = Limits(read_seconds=arguments.seconds)
-    numbers = range(arguments.mutants) if arguments.mutant is None else [arguments.mutant]
     if arguments.keep:
-        arguments.keep.write_bytes(mutant(arguments.seed, arguments.format[0], numbers[0]))
+        arguments.keep.write_bytes(mutant(arguments.seed, arguments.format[0], arguments.mutant))
     wrong: list[str] = []
     began = time.monotonic()
     _say(HEAD)
     with tempfile.TemporaryDirectory() as folder, Readers(limits=limits, children=1) as readers:
-        for format in arguments.format or SEEDS:
+        for format, numbers in _chosen(arguments):
             tally = run(readers, format, numbers, seed=arguments.seed, limits=limits, folder=Path(folder))
             _say(tally.row)
             wrong += tally.wrong
@@ -172,6 +171,16 @@ def main() -> int:
     return 1 if wrong else 0
 
 
+def _chosen(arguments: argparse.Namespace) -> Iterator[tuple[str, Sequence[int]]]:
+    """Formats and numbers: each reader's mutants are shared out among its formats."""
+    for formats in READERS.values():
+        for format in formats:
+            if arguments.format and format not in arguments.format:
+                continue
+            share = range(-(-arguments.mutants // len(formats)))
+            yield format, share if arguments.mutant is None else [arguments.mutant]
+
+
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -179,7 +188,7 @@ def _say(line: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Mutants of good files through each reader.")
-    parser.add_argument("--mutants", type=int, default=2000, help="mutants of each format")
+    parser.add_argument("--mutants", type=int, default=2000, help="mutants of each reader")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--format", action="append", choices=list(SEEDS), help="only this format; repeat for more")
     parser.add_argument("--mutant", type=int, help="only the mutant of this number")

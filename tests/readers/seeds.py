@@ -92,6 +92,14 @@ def utf16() -> bytes:
     return "Some words of a book, \u6f22\u5b57 and an owl.\n".encode("utf-16") * 20
 
 
+READERS: dict[str, tuple[str, ...]] = {
+    "pdf": ("pdf",),
+    "documents": ("xps", "epub", "cbz", "mobi", "fb2", "svg", "txt"),
+    "images": ("png", "jpeg", "gif", "tiff", "webp", "bmp", "jp2", "avif"),
+    "videos": ("mp4", "mkv", "avi", "webm"),
+}
+"""The formats by what reads them."""
+
 SEEDS: dict[str, tuple[Callable[[], bytes], ...]] = {
     "pdf": (document(packed=False), document(packed=True), handmade, handmade),
     "xps": (test_formats.xps,),

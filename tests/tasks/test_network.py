@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,15 @@ import fsspec
 import pytest
 from sqlalchemy import select, update
 
-from domain.errors import Code
+from domain.errors import Code, ConflictError
+from domain.jobs import JobSpec
+from domain.kinds import Kind
 from domain.limits import Limits
 from domain.params import Ocr
 from domain.states import JobState
 from storage import artifacts, jobs, tables
 from storage.artifacts import ArtifactStore
+from tasks.sweep import tidy
 from tests.servers import Web, answer
 from tests.tasks.conftest import StandInReaders
 
@@ -56,6 +61,16 @@ def files_in_store(worker: Worker, tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file())
 
 
+def rows_with(text: str, worker: Worker) -> set[str]:
+    """The columns of the database in which this stands, as table.column."""
+    found = set()
+    for table in tables.Base.metadata.sorted_tables:
+        with worker.context.database.read() as session:
+            rows: list[dict[str, Any]] = [dict(row._mapping) for row in session.execute(select(table))]
+        found |= {f"{table.name}.{name}" for row in rows for name, value in row.items() if text in str(value)}
+    return found
+
+
 def error_of(job: Job) -> tuple[str, str]:
     assert job.error is not None
     return job.error.code, job.error.message
@@ -67,6 +82,8 @@ def test_a_job_is_fetched_once_and_its_slices_read_the_copy(make_worker: MakeWor
     job_id = worker.submit(Ocr(), web.url(f"/notes.txt?sig={SECRET}"))
     planned = worker.plan(job_id)
     assert planned.parts.total > 2
+    (copy,) = copies(worker, job_id)
+    assert (copy.name, worker.context.artifacts.read(copy)) == ("notes.txt", TEXT.encode())
     with gone(web):
         job = worker.drive(job_id)
     assert (job.state, job.error) == (JobState.SUCCEEDED, None)
@@ -74,8 +91,6 @@ def test_a_job_is_fetched_once_and_its_slices_read_the_copy(make_worker: MakeWor
     assert "The owl reads at night." in job.result.text
     assert "Line 399 of many lines." in job.result.text
     assert len(web.asked) == 1
-    (copy,) = copies(worker, job_id)
-    assert (copy.name, worker.context.artifacts.read(copy)) == ("notes.txt", TEXT.encode())
 
 
 def test_a_pdf_is_read_from_a_file_without_a_name(make_worker: MakeWorker, web: Web, pdf: Callable[..., Path]) -> None:
@@ -219,22 +234,86 @@ def test_a_store_on_another_machine_keeps_copies_too(
 
 
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "503 Unavailable"])
-def test_the_query_stands_in_the_source_column_and_nowhere_else(
+def test_the_query_stands_in_the_source_column_until_the_job_ends_and_nowhere_else(
     make_worker: MakeWorker, web: Web, caplog: pytest.LogCaptureFixture, status: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     worker = make_worker(source_private_hosts=LOOPBACK)
     target = f"/notes.pdf?sig={SECRET}"
     web.answers[target] = answer(b"An owl.", status=status)
-    job = worker.do(Ocr(), web.url(target))
+    job_id = worker.submit(Ocr(), web.url(target))
+    assert rows_with(SECRET, worker) == {"jobs.source"}
+    job = worker.drive(job_id)
     assert web.asked
+    assert job.source == web.url("/notes.pdf?…")
     assert SECRET not in caplog.text
     assert SECRET not in f"{job!r} {job.to_json()} {worker.bell.rung}"
-    for table in tables.Base.metadata.sorted_tables:
-        with worker.context.database.read() as session:
-            rows: list[dict[str, Any]] = [dict(row._mapping) for row in session.execute(select(table))]
-        found = {name for row in rows for name, value in row.items() if SECRET in str(value)}
-        assert found == ({"source"} if table.name == "jobs" else set())
+    assert rows_with(SECRET, worker) == set()
+
+
+def test_the_query_goes_with_a_job_that_is_cancelled_or_runs_out_of_time(make_worker: MakeWorker, web: Web) -> None:
+    worker = make_worker(source_private_hosts=LOOPBACK)
+    for state in (JobState.CANCELLED, JobState.FAILED):
+        job_id = worker.submit(Ocr(), web.url(f"/a.pdf?{SECRET}"))
+        with worker.context.database.write() as session:
+            assert jobs.end(session, job_id, state=state, now=worker.context.clock())
+    assert rows_with(SECRET, worker) == set()
+
+
+def test_the_key_of_a_job_finds_it_though_its_query_is_gone(make_worker: MakeWorker, web: Web) -> None:
+    worker = make_worker(source_private_hosts=LOOPBACK)
+    spec = JobSpec(kind=Kind.OCR, params=Ocr(), source=web.url("/a.pdf?sig=1"), key="k")
+    other = replace(spec, source=web.url("/b.pdf?sig=1"))
+    with worker.context.database.write() as session:
+        first, _ = jobs.submit(session, spec, now=worker.context.clock())
+        jobs.cancel(session, first.id, now=worker.context.clock())
+        again, is_new = jobs.submit(session, spec, now=worker.context.clock())
+        with pytest.raises(ConflictError):
+            jobs.submit(session, other, now=worker.context.clock())
+    assert (again.id, is_new) == (first.id, False)
+
+
+def test_a_retry_that_would_need_the_query_says_that_it_is_gone(make_worker: MakeWorker, web: Web) -> None:
+    worker = make_worker(source_private_hosts=LOOPBACK)
+    job_id = worker.submit(Ocr(), web.url(f"/a.pdf?{SECRET}"))
+    assert worker.drive(job_id).state is JobState.FAILED  # 404
+    with gone(web):
+        with worker.context.database.write() as session:
+            jobs.retry(session, job_id)
+        code, message = error_of(worker.drive(job_id))
+    assert code == Code.SOURCE_REFUSED
+    assert "submit the source again" in message
+
+
+def test_a_copy_goes_when_its_job_has_succeeded(make_worker: MakeWorker, web: Web, tmp_path: Path) -> None:
+    worker = make_worker(source_private_hosts=LOOPBACK)
+    web.answers["/notes.txt"] = answer(b"An owl.")
+    job_id = worker.submit(Ocr(), web.url("/notes.txt"))
+    worker.plan(job_id)
+    assert "notes.txt" in files_in_store(worker, tmp_path)
+    assert worker.drive(job_id).state is JobState.SUCCEEDED
+    assert copies(worker, job_id) == []
+    assert "notes.txt" not in files_in_store(worker, tmp_path)
+
+
+def test_a_copy_that_no_retry_needs_goes_after_a_while(make_worker: MakeWorker, web: Web, tmp_path: Path) -> None:
+    readers = StandInReaders("One.", "Two.")
+    worker = make_worker(readers, source_private_hosts=LOOPBACK, keep_fetched_hours=1)
+    web.answers["/a.pdf"] = answer(b"anything")
+    readers.sheets[1].error = RuntimeError("a defect")
+    job_id = worker.submit(Ocr(), web.url("/a.pdf"))
+    planned = worker.submit(Ocr(), web.url("/a.pdf"))
+    worker.plan(planned)
+    assert worker.drive(job_id).state is JobState.PARTIAL
+    tidy(worker.context)
+    assert len(copies(worker, job_id)) == 1
+    with worker.context.database.write() as session:
+        long_ago = worker.context.clock() - timedelta(hours=2)
+        session.execute(update(tables.Job).where(tables.Job.id == job_id).values(finished_at=long_ago))
+    tidy(worker.context)
+    assert copies(worker, job_id) == []
+    assert len(copies(worker, planned)) == 1  # that job is not over
+    assert files_in_store(worker, tmp_path).count("a.pdf") == 1
 
 
 def test_a_row_with_a_password_in_its_url_is_refused(
