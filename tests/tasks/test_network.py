@@ -20,7 +20,6 @@ from domain.limits import Limits
 from domain.params import Ocr
 from domain.states import JobState
 from storage import artifacts, jobs, tables
-from storage.artifacts import ArtifactStore
 from tasks.sweep import tidy
 from tests.servers import Web, answer
 from tests.tasks.conftest import StandInReaders
@@ -225,7 +224,7 @@ def test_a_store_on_another_machine_keeps_copies_too(
     make_worker: MakeWorker, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = make_worker(source_private_hosts=LOOPBACK)
-    monkeypatch.setattr(ArtifactStore, "is_local", property(lambda _: False))
+    monkeypatch.setattr(worker.context.artifacts, "is_local", False)
     web.answers["/notes.txt"] = answer(b"An owl.")
     job_id = worker.submit(Ocr(), web.url("/notes.txt"))
     worker.plan(job_id)

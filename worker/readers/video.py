@@ -59,8 +59,7 @@ class Videos:
 
     def probe(self, source: Open, *, format: str) -> Probe:
         decoder = self._open(source, max_side=_SCAN_SIDE)
-        header = read_header(source.path)
-        size = (header.width, header.height) if header else decoder.read(0).shape[1::-1]
+        size = self._size(decoder, source)
         return Probe(
             media=Media.VIDEO,
             format=format,
@@ -76,6 +75,17 @@ class Videos:
         end = start + STRETCH_SECONDS
         found = find_cuts(decoder, deadline=deadline, start=start, end=end)
         return Cuts(times=tuple(found), next_start=end if end < decoder.duration else None)
+
+    def _size(self, decoder: Decoder, source: Open) -> tuple[int, int]:
+        """Width and height as the container says, or, where only decord can open it, as the first frame has them."""
+        if header := read_header(source.path):
+            return header.width, header.height
+        try:
+            height, width = decoder.read(0).shape[:2]
+        except FrameError as error:  # though it was decoded once, when the file was opened
+            self._opened = None
+            raise SourceError(f"{source.label}: damaged video data: the first frame cannot be decoded again") from error
+        return width, height
 
     def segments(self, source: Open, how: Segmenting, cuts: Sequence[float]) -> tuple[Segment, ...]:
         decoder = self._open(source, max_side=_SCAN_SIDE)
