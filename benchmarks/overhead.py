@@ -2,6 +2,7 @@
 
 Jobs of one part (a text file of one page) with the fake engine: submit, plan (a reader child opens the file), run (a
 reader child renders the page), finish, each step committed to SQLite. No-ops: send, run, count. Both with 8 threads.
+The CPU time of the workers says the same where other programs share the machine.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import redis
 
 from domain.settings import Settings
@@ -41,7 +44,9 @@ def main() -> None:
         with Stack(settings, log=Path(folder) / "worker.log"), Client(settings) as client:
             worker = _noop_worker(settings.redis_socket, Path(folder))
             try:
-                rounds = [_round(client, settings.redis_socket, page, options.jobs) for _ in range(options.rounds)]
+                rounds = [
+                    _round(client, settings.redis_socket, page, options.jobs, worker.pid) for _ in range(options.rounds)
+                ]
             finally:
                 worker.terminate()
                 worker.wait()
@@ -63,11 +68,31 @@ def _noop_worker(socket: Path, folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*command, "-Q", "noop"], env=environment, cwd=root, stdout=log, stderr=log)
 
 
-def _round(client: Client, socket: Path, page: Path, count: int) -> tuple[float, float]:
-    """(jobs/s, no-ops/s) of one round. One of each runs before the clock starts, so that start-up is not counted."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one job or no-op: seconds on the clock, and seconds of CPU in the worker."""
+
+    clock: float
+    cpu: float
+
+
+def _round(client: Client, socket: Path, page: Path, count: int, noop_worker: int) -> tuple[Cost, Cost]:
+    """A job and a no-op. One of each runs before the clock starts, so that start-up is not counted."""
     client.wait(client.submit(Ocr(), page).id, timeout_seconds=120)
     _run_noops(socket, 1)
-    return count / _run_jobs(client, page, count), count / _run_noops(socket, count)
+    job_worker = int(client.workers()[0].name.rpartition(":")[2])
+    before = _cpu(job_worker)
+    jobs = _run_jobs(client, page, count)
+    job = Cost(clock=jobs / count, cpu=(_cpu(job_worker) - before) / count)
+    before = _cpu(noop_worker)
+    noops = _run_noops(socket, count)
+    return job, Cost(clock=noops / count, cpu=(_cpu(noop_worker) - before) / count)
+
+
+def _cpu(pid: int) -> float:
+    """CPU seconds of a process and its children so far."""
+    process = psutil.Process(pid)
+    return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
 
 
 def _run_jobs(client: Client, page: Path, count: int) -> float:
@@ -95,14 +120,16 @@ def _run_noops(socket: Path, count: int) -> float:
     return seconds
 
 
-def _report(rounds: Sequence[tuple[float, float]], count: int) -> None:
-    jobs, noops = (statistics.median(values) for values in zip(*rounds, strict=True))
-    ratio = statistics.median(noop / job for job, noop in rounds)
+def _report(rounds: Sequence[tuple[Cost, Cost]], count: int) -> None:
     print(f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{count} jobs of one part, fake engine, SQLite, median of {len(rounds)} rounds")
-    print(f"  jobs through the stack   {jobs:8.1f} /s  ({1000 / jobs:.1f} ms each)")
-    print(f"  bare Celery no-ops       {noops:8.1f} /s  ({1000 / noops:.1f} ms each)")
-    print(f"  a job costs {ratio:.1f} no-ops")
+    for name, costs in zip(("jobs through the stack", "bare Celery no-ops"), zip(*rounds, strict=True), strict=True):
+        clock = statistics.median(cost.clock for cost in costs)
+        cpu = statistics.median(cost.cpu for cost in costs)
+        print(f"  {name:<24} {1 / clock:8.1f} /s  ({1000 * clock:.1f} ms each, {1000 * cpu:.1f} ms of CPU)")
+    clock = statistics.median(job.clock / noop.clock for job, noop in rounds)
+    cpu = statistics.median(job.cpu / noop.cpu for job, noop in rounds)
+    print(f"  a job costs {clock:.1f} no-ops by the clock, {cpu:.1f} by the worker's CPU time")
 
 
 if __name__ == "__main__":

@@ -201,6 +201,24 @@ def claim_finish(
     return claim
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What is left to do for a running job that nobody plans or finishes."""
+
+    parts: int
+    is_over: bool
+    wants_engine: str | None
+
+
+def ahead(session: Session, job_id: str) -> Ahead | None:
+    """None where the job does not run, or somebody has it."""
+    row = tables.Job
+    over = row.parts_succeeded + row.parts_failed == row.parts_total
+    query = select(row.parts_total, over, row.wants_engine).where(row.id == job_id, row.state == JobState.RUNNING)
+    found = session.execute(query.where(row.token.is_(None))).one_or_none()
+    return Ahead(parts=found[0], is_over=bool(found[1]), wants_engine=found[2]) if found else None
+
+
 def is_suspect(session: Session, job_id: str, *, max_attempts: int) -> bool:
     """Whether the job waits for somebody who plans or finishes it with nothing else in work."""
     row = tables.Job

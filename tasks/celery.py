@@ -18,11 +18,11 @@ from storage import attempts, jobs, migrations
 from storage.artifacts import ArtifactStore
 from storage.session import Database
 from tasks.callbacks import Courier
+from tasks.carry import plan_and_carry_on, run_and_carry_on
 from tasks.context import Context, utc_now
 from tasks.finish import finish_job
 from tasks.heartbeat import Heartbeat
-from tasks.plan import plan_job, refuse_large_params
-from tasks.run import run_slice
+from tasks.plan import refuse_large_params
 from tasks.sweep import Sweeper
 from worker import logs, runtime
 from worker.app import app
@@ -158,7 +158,7 @@ def _end(sender: Any, **_: Any) -> None:
 @app.task(name=PLAN_JOB)
 def plan_task(job_id: str) -> None:
     with logs.about(job=job_id):
-        plan_job(service().context, job_id)
+        plan_and_carry_on(service().context, job_id)
 
 
 @app.task(name=RUN_SLICE)
@@ -167,7 +167,7 @@ def slice_task(job_id: str, slice: int) -> None:
     if context.engine is None:
         raise SetupError("this worker serves no engine, but its queues include one for slices")
     with logs.about(job=job_id, slice=slice):
-        run_slice(context, context.engine, job_id, slice)
+        run_and_carry_on(context, context.engine, job_id, slice)
 
 
 @app.task(name=FINISH_JOB)
@@ -194,4 +194,4 @@ def submit_task(
             return
         with context.database.write() as session:
             jobs.insert_once(session, job_id, values, now=context.clock())
-        plan_job(context, job_id)
+        plan_and_carry_on(context, job_id)

@@ -40,9 +40,14 @@ class Plan:
 
 
 def plan_job(context: Context, job_id: str) -> None:
-    """Plan the job if it is pending and nobody else does. Safe to call twice."""
-    if in_turn(context, job_id, lambda alone: _plan(context, job_id, alone=alone)):
+    """Plan the job if it is pending and nobody else does, and ring for its parts. Safe to call twice."""
+    if plan_only(context, job_id):
         ring_due(context)
+
+
+def plan_only(context: Context, job_id: str) -> bool:
+    """Plan the job; whoever calls rings afterwards. False if it was not ours to plan."""
+    return in_turn(context, job_id, lambda alone: _plan(context, job_id, alone=alone))
 
 
 def in_turn(context: Context, job_id: str, work: Callable[[bool], bool]) -> bool:

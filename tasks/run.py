@@ -40,7 +40,13 @@ logger = logging.getLogger(__name__)
 
 
 def run_slice(context: Context, engine: Engine, job_id: str, slice: int) -> None:
-    """Run the parts of a slice that wait. Safe to call twice, and by two workers at once."""
+    """Run the parts of a slice that wait, and ring for what comes next. Safe to call twice, and by two at once."""
+    if run_only(context, engine, job_id, slice):
+        ring_due(context)
+
+
+def run_only(context: Context, engine: Engine, job_id: str, slice: int) -> bool:
+    """Run the parts of a slice; whoever calls rings afterwards. False if there were none to claim."""
     with context.database.write() as session:
         claim = parts.claim(
             session,
@@ -52,10 +58,10 @@ def run_slice(context: Context, engine: Engine, job_id: str, slice: int) -> None
             model=engine.model,
         )
     if claim is None:
-        return
+        return False
     with context.heartbeat.watch(claim.token) as stop:
         SliceRun(context, claim, stop).run()
-    ring_due(context)
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

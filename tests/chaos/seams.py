@@ -179,11 +179,12 @@ def _kill_points(chaos: Chaos) -> None:
     signals.worker_ready.connect(lambda **_: chaos.switches.note("up", worker=worker_name()), weak=False)
     signals.task_received.connect(lambda request, **_: _received(chaos, request), weak=False)
     wrap("tasks.heartbeat", "Heartbeat.watch", _before(at(Point.CLAIMED)))
-    wrap("tasks.plan", "ring_due", _before(at(Point.PLANNED)))
+    wrap("tasks.carry", "plan_only", _after(at(Point.PLANNED)))
     wrap("tasks.run", "SliceRun._succeed", _after(at(Point.STORED)))
-    wrap("tasks.celery", "finish_job", _before(at(Point.FINISHING)))
     wrap("storage.jobs", "close", _before(at(Point.MERGED)))
-    wrap("tasks.celery", "finish_job", _after(at(Point.ENDED)))
+    for module in ("tasks.celery", "tasks.carry"):
+        wrap(module, "finish_job", _before(at(Point.FINISHING)))
+        wrap(module, "finish_job", _after(at(Point.ENDED)))
     from tests.chaos import reader
 
     for name in ("probe", "page"):
