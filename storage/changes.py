@@ -29,7 +29,7 @@ def take(session: Session, count: int) -> range:
 
 def bump(session: Session, job_id: str) -> None:
     """Give the job the next change number. The last statement of its transaction."""
-    job = update(Job).where(Job.id == job_id)
+    job = update(Job).where(Job.id == job_id).execution_options(synchronize_session=False)
     if session.get_bind().dialect.name == "postgresql":
         # One statement: others wait for the row from its first word to the commit (docs/adr/0017).
         number = select(_next(1).cte("taken").c.value).scalar_subquery()

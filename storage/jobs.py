@@ -128,7 +128,7 @@ def _same(row: tables.Job, spec: JobSpec) -> Job:
 
 def get(session: Session, job_id: str) -> Job:
     """Raises NotFoundError."""
-    row = session.get(tables.Job, job_id)
+    row = session.get(tables.Job, job_id, populate_existing=True)  # as the transaction's own updates left it
     if row is None:
         raise NotFoundError(f"no job {job_id!r}")
     return to_job(row)

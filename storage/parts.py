@@ -89,6 +89,7 @@ def _mark_running(session: Session, job_id: str, *, now: datetime, engine: str, 
             model=func.coalesce(row.model, model),
             started_at=func.coalesce(row.started_at, now),
         )
+        .execution_options(synchronize_session=False)
     )
 
 

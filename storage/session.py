@@ -60,8 +60,9 @@ class Database:
 
 
 def rows_changed(session: Session, statement: Update) -> int:
-    """Run an UPDATE and say how many rows its guard let through."""
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+    """Run an UPDATE and say how many rows its guard let through. Rows that the session has loaded are not refreshed."""
+    done = session.execute(statement, execution_options={"synchronize_session": False})
+    return cast("CursorResult[Any]", done).rowcount
 
 
 POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}

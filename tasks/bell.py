@@ -8,6 +8,7 @@ be sent anew every `ring_seconds`, for as long as the backlog lasts.
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -30,6 +31,23 @@ logger = logging.getLogger(__name__)
 
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 """As `stale_before`: no message counts as lost."""
+
+
+class Turn:
+    """Lets one thread of a worker ring at a time. Those that come meanwhile go on; it rings once more for all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = False
+
+    def ring(self, context: Context) -> None:
+        self._wanted = True
+        while self._wanted and self._lock.acquire(blocking=False):
+            try:
+                self._wanted = False
+                ring_due(context)
+            finally:
+                self._lock.release()
 
 
 def ring_due(context: Context) -> int:

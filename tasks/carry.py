@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storage import jobs
-from tasks.bell import ring_due
 from tasks.finish import finish_job
 from tasks.plan import plan_only
 from tasks.run import run_only
@@ -24,14 +23,14 @@ def plan_and_carry_on(context: Context, job_id: str) -> None:
     """Plan the job; then run it, if it has one part, and finish it."""
     if plan_only(context, job_id):
         _carry_on(context, job_id)
-        ring_due(context)
+        context.turn.ring(context)
 
 
 def run_and_carry_on(context: Context, engine: Engine, job_id: str, slice: int) -> None:
     """Run the slice; then finish the job, if that was its last."""
     if run_only(context, engine, job_id, slice):
         _carry_on(context, job_id)
-        ring_due(context)
+        context.turn.ring(context)
 
 
 def _carry_on(context: Context, job_id: str) -> None:

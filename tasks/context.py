@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from domain.retry import RetryPolicy
 from storage.attempts import Claimant
 from storage.due import Bell
+from tasks.bell import Turn
 from tasks.gate import Gate
 from tasks.presence import Meter
 
@@ -54,6 +55,7 @@ class Context:
     name: str
     gate: Gate = field(default_factory=Gate)
     meter: Meter = field(default_factory=Meter)
+    turn: Turn = field(default_factory=Turn)
     clock: Callable[[], datetime] = utc_now
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from domain.messages import RUN_SLICE
@@ -13,6 +14,9 @@ from tests.tasks.conftest import StandInReaders
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
+    from tasks.context import Context
     from tests.tasks.conftest import MakeWorker
 
 
@@ -70,3 +74,27 @@ def test_a_worker_that_shuts_down_begins_nothing_more(make_worker: MakeWorker, f
     plan_and_carry_on(worker.context, job_id)
     assert [part.attempts for part in worker.parts(job_id)] == [0]
     assert [task for task, _ in worker.bell.messages] == [RUN_SLICE]
+
+
+def test_threads_that_ring_at_once_ring_for_each_other(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come while one rings, it rings once more, after the last of them."""
+    worker = make_worker(StandInReaders())
+    entered, leave, rings = threading.Event(), threading.Event(), []
+
+    def slow(context: Context) -> int:
+        rings.append(context)
+        entered.set()
+        assert leave.wait(10)
+        return 0
+
+    monkeypatch.setattr("tasks.bell.ring_due", slow)
+    first = threading.Thread(target=worker.context.turn.ring, args=(worker.context,))
+    first.start()
+    assert entered.wait(10)
+    for _ in range(5):
+        worker.context.turn.ring(worker.context)
+    leave.set()
+    first.join()
+    assert len(rings) == 2
