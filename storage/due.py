@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_LANES = 200
 """Open batches that one question looks at, the oldest first."""
+MANY = 1_000_000
 LEAST_TURNS = 4
 """Rows that are fetched of each lane where there are many lanes."""
 
@@ -87,12 +88,12 @@ def plans(session: Session, bell: Bell, *, limit: int, batches: int | None = Non
     room = Room(total=limit, batches=limit if batches is None else batches)
     if room.total <= 0:
         return []
-    open_batches = _batches_to_plan(session) if room.batches > 0 else []
+    open_batches = _batches_to_plan(session) if room.batches > 0 else {}
     lanes = [Job.batch_id.is_(None), *(Job.batch_id == id for id in open_batches)]
     most = room.total if len(lanes) < 4 else room.total // len(lanes) + LEAST_TURNS
     waiting = [_first_by_priority(session, bell, lane, limit=most) for lane in lanes]
     waiting.append(_longest_waiting(session, bell, open_batches, limit=most))
-    found = list(_take_turns([_lost_plans(session, bell, limit=room.total), *waiting], room))
+    found = list(_take_turns([_lost_plans(session, bell, limit=room.total), *waiting], room, open_batches))
     if found:
         session.execute(update(Job).where(Job.id.in_([row.id for row in found])).values(rung_at=bell.now))
     return [_due(row, bell) for row in found]
@@ -141,7 +142,7 @@ def _first_by_priority(session: Session, bell: Bell, lane: ColumnElement[bool], 
     return found
 
 
-def _longest_waiting(session: Session, bell: Bell, batches: Sequence[str], *, limit: int) -> list[Row[Any]]:
+def _longest_waiting(session: Session, bell: Bell, batches: Iterable[str], *, limit: int) -> list[Row[Any]]:
     # Hidden in a function, so that the index in the order of time is read and none by batch.
     may_run = func.coalesce(Job.batch_id, "").in_(["", *batches])
     query = _jobs().where(*_never_rung(bell), may_run).order_by(Job.created_at, Job.id).limit(limit)
@@ -161,8 +162,11 @@ def _lost_plans(session: Session, bell: Bell, *, limit: int) -> list[Row[Any]]:
     return list(session.execute(query))
 
 
-def _batches_to_plan(session: Session) -> list[str]:
-    """Open batches with jobs that nobody was told of; not those whose planned jobs use up their share already."""
+def _batches_to_plan(session: Session) -> dict[str, int]:
+    """Open batches with jobs that nobody was told of, and how many more of each their shares let be planned.
+
+    A job has a part or more: no more jobs than the share's parts need to be planned at a time.
+    """
     waits = (
         select(Job.id)
         .where(Job.batch_id == Batch.id, _is(Job.state, JobState.PENDING))
@@ -171,7 +175,8 @@ def _batches_to_plan(session: Session) -> list[str]:
     )
     query = select(Batch.id, Batch.share).where(Batch.over_at.is_(None), Batch.cancelled_at.is_(None), waits)
     rows = session.execute(query.order_by(Batch.created_at).limit(MOST_LANES)).all()
-    return [id for id, share in rows if share is None or _planned(session, id, limit=share) < share]
+    left = {id: MANY if share is None else share - _planned(session, id, limit=share) for id, share in rows}
+    return {id: count for id, count in left.items() if count > 0}
 
 
 def _planned(session: Session, batch_id: str, *, limit: int) -> int:
@@ -184,17 +189,21 @@ def _planned(session: Session, batch_id: str, *, limit: int) -> int:
     )
 
 
-def _take_turns(lanes: Sequence[Sequence[Row[Any]]], room: Room) -> Iterator[Row[Any]]:
-    """One of each lane, round by round, while there is room; each row once."""
+def _take_turns(lanes: Sequence[Sequence[Row[Any]]], room: Room, left: dict[str, int]) -> Iterator[Row[Any]]:
+    """One of each lane, round by round, while there is room and, of a batch, something left of its share."""
     seen: set[str] = set()
     of_batches = 0
     for row in chain.from_iterable(zip_longest(*lanes)):
-        if row is None or row.id in seen or (row.batch_id is not None and of_batches >= room.batches):
+        if row is None or row.id in seen:
+            continue
+        if row.batch_id is not None and (of_batches >= room.batches or left.get(row.batch_id, MANY) <= 0):
             continue
         if len(seen) >= room.total:
             return
         seen.add(row.id)
-        of_batches += row.batch_id is not None
+        if row.batch_id is not None:
+            of_batches += 1
+            left[row.batch_id] = left.get(row.batch_id, MANY) - 1
         yield row
 
 
