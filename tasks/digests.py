@@ -26,17 +26,21 @@ FORM = 1
 
 
 def made_once(work: PartWork[Any], make: Callable[[], Finished], *, focus: str | None) -> Finished:
-    """What `make` gives, or gave when it was asked for the same before (then `data.cached` is true)."""
+    """What `make` gives, or gave when it was asked for the same before (then `data.cached` is true). A job that is to
+    be done `fresh` is not given what was made before."""
     key = _key(work, focus)
-    with work.context.database.read() as session:
-        found = digests.find(session, key)
-    if found is not None:
+    if not work.job.fresh and (found := _find(work, key)) is not None:
         return Finished(text=found.text, data={**found.data, "cached": True})
     made = make()
     with work.context.database.write() as session:
         kept = Digest(text=made.text, data=made.data)
         digests.keep(session, key, kept, job_id=work.job.id, now=work.context.clock())
     return made
+
+
+def _find(work: PartWork[Any], key: str) -> Digest | None:
+    with work.context.database.read() as session:
+        return digests.find(session, key)
 
 
 def _key(work: PartWork[Any], focus: str | None) -> str:

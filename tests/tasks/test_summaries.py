@@ -149,11 +149,12 @@ def test_digests_are_made_again_where_they_would_be_others(make_worker: MakeWork
     assert digested_again(worker, Summarize(), Summarize(focus="the harbour"), file)
     assert digested_again(worker, Summarize(), Summarize(language="de"), file)
     other = make_worker(StandInReaders(page(1)), engine=WatchedEngine(context_tokens=1024))
-    assert digested_again(other, Summarize(), Summarize(), file) is False
+    assert digested_again(other, Summarize(), Summarize(length="short"), file) is False
     assert other.engine.requests, "another engine digests anew"
     file.write_bytes(b"other content")
     assert digested_again(worker, Summarize(length="long"), Summarize(), file) is False
     assert "cached" not in worker.parts(worker.do(Summarize(focus="new"), file).id)[0].data
+    assert "cached" not in worker.parts(worker.do(Summarize(style="bullets"), file, fresh=True).id)[0].data
 
 
 def test_digests_go_with_the_job_that_made_them(make_worker: MakeWorker, file: Path) -> None:
