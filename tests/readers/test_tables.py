@@ -101,3 +101,17 @@ def test_a_drawing_of_very_many_lines_is_not_searched(open_: Opener) -> None:
     shape.commit()
     ruled(page, BIRDS)
     assert tables(open_, document) == ()
+
+
+def test_squared_paper_is_not_searched(open_: Opener) -> None:
+    """500 lines each way cross in a quarter of a million places: cells would be looked for in all of them."""
+    document = pymupdf.open()
+    page = document.new_page(width=2100, height=2100)
+    shape = page.new_shape()
+    for n in range(500):
+        shape.draw_line((10 + 4 * n, 10), (10 + 4 * n, 2010))
+        shape.draw_line((10, 10 + 4 * n), (2010, 10 + 4 * n))
+    shape.finish()
+    shape.commit()
+    page.insert_text((20, 2060), "Squared paper", fontsize=30)
+    assert tables(open_, document) == ()
