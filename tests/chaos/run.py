@@ -41,7 +41,7 @@ ACCEPT_SECONDS = 30.0
 LOOK_SECONDS = 2.0
 """Between two looks at the invariants while faults happen."""
 TEND_SECONDS = 0.05
-AWAIT_SECONDS = 20.0
+AWAIT_SECONDS = 120.0
 """For a worker to come to where it is to be struck, when the time of the faults is over and there still is work."""
 
 

@@ -47,7 +47,7 @@ SWEEP_SECONDS = 0.5
 MAX_ATTEMPTS = 4
 DELAY_SECONDS = 0.03
 """Of one request to the engine."""
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 ROOT = Path(__file__).parents[2]
 
 SETTINGS: Mapping[str, str] = {
