@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 
 def hold(session: Session, *, holder: str, now: datetime, until: datetime) -> bool:
-    """Become, or stay, the one that sweeps until then."""
+    """Become, or stay, the one that sweeps until then. Whoever holds it for much longer had a wrong clock."""
     row = tables.Ledger
+    impossible = until + (until - now)
     changed = rows_changed(
         session,
         update(row)
-        .where(row.name == SWEEP, or_(row.holder.is_(None), row.holder == holder, row.until < now))
+        .where(
+            row.name == SWEEP, or_(row.holder.is_(None), row.holder == holder, row.until < now, row.until > impossible)
+        )
         .values(holder=holder, until=until),
     )
     return changed == 1

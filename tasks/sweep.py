@@ -49,6 +49,9 @@ def _hold(context: Context) -> bool:
 
 def _bury_the_dead(context: Context) -> None:
     now = context.clock()
+    lease = timedelta(seconds=context.settings.lease_seconds)
+    with context.database.write() as session:
+        attempts.shorten(session, beyond=now + 2 * lease, until=now + lease)
     with context.database.read() as session:
         dead = attempts.expired(session, now=now, limit=AT_ONCE)
     for token, job_id in dead:

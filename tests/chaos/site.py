@@ -48,6 +48,7 @@ MAX_ATTEMPTS = 4
 DELAY_SECONDS = 0.03
 """Of one request to the engine."""
 START_SECONDS = 120.0
+STOPPED_SECONDS = 15.0
 ROOT = Path(__file__).parents[2]
 
 SETTINGS: Mapping[str, str] = {
@@ -265,7 +266,10 @@ class Site:
                 self._start(worker)
 
     def _wake_if_lost(self, mark: str) -> None:
-        """Wake a worker that stopped itself, once the sweep has taken its work back."""
+        """Wake a worker that stopped itself, once the sweep has taken its work back.
+
+        Or after `STOPPED_SECONDS`: it may hold SQLite's lock, and then nobody can take anything back.
+        """
         pid = int(mark.removeprefix(STOPPED))
         since = datetime.fromtimestamp(self.switches.time_of(mark), UTC)
         buried = (Attempt.worker == worker_name(pid), Attempt.finished_at > since, Attempt.error_message.is_not(None))
@@ -274,7 +278,7 @@ class Site:
                 lost = session.scalar(select(Attempt.token).where(*buried, Attempt.state == AttemptState.LOST).limit(1))
         except DBAPIError:
             return  # the database is away
-        if lost is not None:
+        if lost is not None or time.time() - since.timestamp() > STOPPED_SECONDS:
             self.switches.forget_marks(mark)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)

@@ -24,7 +24,7 @@ JOBS, WORKERS, SECONDS = 20, 3, 2.5
 RUNS = (
     ("kill-stored", "messages-thrice", "redis-emptied"),
     ("zombie-writes", "kill-generating", "commits-lie"),
-    ("kill-ended", "kill-reader"),
+    ("kill-ended",),
 )
 SEAMS = {"clock", "bell", "sweepers", "disk", "commits", "engine", "stop-storing", "stop-closing"}
 

@@ -958,6 +958,25 @@ def test_work_of_a_dead_worker_is_done_by_another(make_worker: MakeWorker, file:
     assert dict(attempts(alive))["slice"] in (AttemptState.LOST, AttemptState.SUCCEEDED)
 
 
+def test_a_worker_that_died_with_its_clock_ahead_does_not_keep_its_work(make_worker: MakeWorker, file: Path) -> None:
+    """Nor the sweep, which it held."""
+    readers = StandInReaders("One.")
+    ahead, alive = make_worker(readers), make_worker(readers)
+    job_id = ahead.submit(Ocr(output="text"), file)
+    ahead.clock.pass_time(3600)
+    assert ahead.sweep()
+    with ahead.context.database.write() as session:
+        from storage import jobs
+
+        assert jobs.claim_plan(session, job_id, ahead.context.claimant, max_attempts=3) is not None
+    assert alive.sweep()
+    alive.clock.pass_time(alive.context.settings.lease_seconds + 1)
+    assert alive.sweep()
+    while alive.hear():
+        pass
+    assert alive.job(job_id).state is JobState.SUCCEEDED
+
+
 def test_the_work_of_a_dead_worker_is_rung_for_later_where_the_broker_is_away(
     make_worker: MakeWorker, file: Path
 ) -> None:
