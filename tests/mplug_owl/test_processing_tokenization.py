@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
@@ -91,8 +91,10 @@ def test_bloom_has_one_set_of_ids(tiny: Callable[..., Path], bloom: MplugOwlToke
 
 
 @given(text=TEXTS)
+@example(text="\u2581")
 def test_text_comes_back(llama: MplugOwlTokenizer, bloom: MplugOwlTokenizer, text: str) -> None:
-    assert llama.decode(llama.piece_ids(text)) == text
+    # U+2581 is how SentencePiece writes a space, so that one cannot be told from the other.
+    assert llama.decode(llama.piece_ids(text)) == text.replace("\u2581", " ")
     assert bloom.decode(bloom.piece_ids(text)) == text
 
 
