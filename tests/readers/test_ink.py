@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -68,6 +69,13 @@ def test_an_empty_sheet_is_blank_until_something_is_written_on_it(kind: str) -> 
     assert is_blank(empty)
     assert not is_blank(note(empty))
     assert not is_blank(note(empty, "a few words", at=(300, 700), size=44, shade=150))
+
+
+@pytest.mark.parametrize("height", [600, 700, 800, 900, 1200, 1250, 1700])
+def test_the_dark_around_a_sheet_is_none_of_it_at_any_size(height: int) -> None:
+    empty = BLANKS["borders and shadows"]()
+    width = round(empty.shape[1] * height / empty.shape[0])
+    assert is_blank(cast("RGB", cv2.resize(empty, (width, height), interpolation=cv2.INTER_AREA)))
 
 
 @pytest.mark.parametrize("shade", [20, 225, 235])

@@ -45,8 +45,8 @@ _BOLD, _MANY = 60, 3000
 """Grey levels and number of edges of a page of print; the edges of a dark border come to 2000."""
 _OUTSIDE, _FRINGE = 0.6, 12
 """Share of the paper's brightness below which a part at the picture's edge is not the sheet; pixels around it."""
-_LID = 40
-"""Grey levels by which it may vary."""
+_LID, _SEAM = 40, 5
+"""Grey levels by which it may vary; pixels."""
 _SCAN = 400
 """Pixels; a smaller picture is not of a sheet with something around it."""
 _RULING = 80
@@ -127,7 +127,8 @@ def _sheet(grey: Grey, paper: Grey) -> Grey:
     _, labels = cv2.connectedComponents(dark, connectivity=4)
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     outside = np.isin(labels, edge[edge > 0]).astype(np.uint8)
-    shades = grey[outside > 0]
+    # Without its seam to the sheet, where the median is dark and the picture already light.
+    shades = grey[cv2.erode(outside, np.ones((_SEAM, _SEAM), np.uint8)) > 0]
     if shades.size == 0 or float(np.ptp(np.quantile(shades, (0.05, 0.95)))) > _LID:
         return np.ones_like(dark)
     return cast("Grey", 1 - cv2.dilate(outside, np.ones((2 * _FRINGE + 1, 2 * _FRINGE + 1), np.uint8)))
