@@ -8,11 +8,12 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from domain.errors import SetupError
-from nightowl.client import Client, Pace
+from nightowl.client import LAST_LOOK_SECONDS, Client, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from domain.batches import BatchSummary
     from domain.jobs import Job
     from domain.settings import Settings
 
@@ -60,10 +61,11 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        """Ends when the calls under way have: also those of waits that were cancelled hold a connection."""
         client, self._client = self._client, None
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
         if client is not None:
-            await self._run(client.close)
-        self._pool.shutdown(wait=False)
+            await asyncio.to_thread(client.close)
 
     async def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
         """As `Client.wait`; any number of them at a time."""
@@ -75,6 +77,26 @@ class AsyncClient:
                 ended.clear()
         return job
 
+    async def wait_batch(
+        self,
+        name_or_id: str,
+        *,
+        timeout_seconds: float | None = None,
+        seen: Callable[[BatchSummary], None] | None = None,
+    ) -> BatchSummary:
+        """As `Client.wait_batch`; any number of them at a time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not (found := await self.batch(name_or_id)).is_over:
+                    if seen:
+                        seen(found)
+                    await asyncio.sleep(LAST_LOOK_SECONDS)
+        except TimeoutError as error:
+            raise TimeoutError(f"batch {name_or_id} is not over after {timeout_seconds} s") from error
+        if seen:
+            seen(found)
+        return found
+
     submit = _in_thread(Client.submit)
     get = _in_thread(Client.get)
     find = _in_thread(Client.find)
@@ -82,13 +104,6 @@ class AsyncClient:
     recent = _in_thread(Client.recent)
     counts = _in_thread(Client.counts)
     parts = _in_thread(Client.parts)
-    submit_batch = _in_thread(Client.submit_batch)
-    batch = _in_thread(Client.batch)
-    batches = _in_thread(Client.batches)
-    members = _in_thread(Client.members)
-    wait_batch = _in_thread(Client.wait_batch)
-    cancel_batch = _in_thread(Client.cancel_batch)
-    retry_batch = _in_thread(Client.retry_batch)
     cancel = _in_thread(Client.cancel)
     retry = _in_thread(Client.retry)
     last_change = _in_thread(Client.last_change)
@@ -99,7 +114,6 @@ class AsyncClient:
     batch = _in_thread(Client.batch)
     batches = _in_thread(Client.batches)
     members = _in_thread(Client.members)
-    wait_batch = _in_thread(Client.wait_batch)
     cancel_batch = _in_thread(Client.cancel_batch)
     retry_batch = _in_thread(Client.retry_batch)
     artifacts = _in_thread(Client.artifacts)

@@ -12,12 +12,14 @@ import pytest
 from sqlalchemy import text
 
 from domain.states import JobState
-from nightowl import AsyncClient, Client, Copywrite
+from nightowl import AsyncClient, Client, Copywrite, Ocr
 from nightowl.client import SELDOM_SECONDS, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+    from domain.batches import BatchSummary
     from storage.session import Database
 
 BRIEF = Copywrite(brief="a lamp")
@@ -106,7 +108,7 @@ def test_we_look_the_less_often_the_longer_it_takes(client: Client, monkeypatch:
 
 def test_the_asynchronous_client_is_the_same_client() -> None:
     """No method of the client is missing there or means something else."""
-    own = {"close", "wait"}
+    own = {"close", "wait", "wait_batch"}
     streams = {name for name, _ in inspect.getmembers(Client, inspect.isgeneratorfunction)}  # a cursor keeps its thread
     calls = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")}
     calls -= own | streams
@@ -141,5 +143,23 @@ def test_an_asynchronous_wait_times_out_and_can_be_cancelled(client: Client) -> 
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+    asyncio.run(main())
+
+
+def test_an_asynchronous_wait_for_a_batch(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+
+    async def main() -> None:
+        async with AsyncClient() as owl:
+            await owl.submit_batch(Ocr(), folder, name="b")
+            with pytest.raises(TimeoutError, match=r"batch b is not over after 0\.1 s"):
+                await owl.wait_batch("b", timeout_seconds=0.1)
+            await owl.cancel_batch("b")
+            seen: list[BatchSummary] = []
+            assert (await owl.wait_batch("b", seen=seen.append)).states == {JobState.CANCELLED: 1}
+            assert len(seen) == 1
 
     asyncio.run(main())
