@@ -70,7 +70,7 @@ def _found(page: Any) -> list[list[Any]]:
     try:
         if rotation:
             page.set_rotation(0)
-        return [list(table.cells) for table in page.find_tables(strategy="lines_strict").tables]
+        return [list(table.cells) for table in page.find_tables(strategy="lines_strict", use_layout=False).tables]
     finally:
         if rotation:
             page.set_rotation(rotation)
