@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.chaos.run import Pool, Report
     from tests.chaos.schedule import Schedule
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]  # a minute where the machine is quiet
+pytestmark = [pytest.mark.chaos, pytest.mark.stack, pytest.mark.timeout(900)]  # a minute where the machine is quiet
 
 JOBS, WORKERS, SECONDS = 20, 3, 2.5
 RUNS = (
