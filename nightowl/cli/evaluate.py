@@ -50,64 +50,37 @@ RunArgument = Annotated[str, typer.Argument(help="Name of a run, or the first le
 SHORT_ID = 13
 
 
-@app.command()
-def ocr(
-    manifest: ManifestArgument,
-    param: options.ParamOption = None,
-    name: NameOption = None,
-    only: OnlyOption = None,
-    limit: LimitOption = None,
-    media: MediaOption = None,
-    report: ReportOption = None,
-    pictures: PicturesOption = True,
-    running: RunningOption = False,
-    engine: options.EngineOption = None,
-    model: options.ModelOption = None,
-    json: options.JsonOption = False,
-) -> None:
-    """Character and word error rates, reading order, seconds per page."""
-    wanted = Wanted(manifest, name, only, limit, media, report, pictures, running)
-    evaluate("ocr", wanted, _params(Kind.OCR, param), engine=engine, model=model, json=json)
+def _add(kind: Kind, says: str) -> None:
+    """A command that scores what jobs of this kind give for each source of a data set."""
+
+    @app.command(str(kind), help=says)
+    def command(
+        manifest: ManifestArgument,
+        param: options.ParamOption = None,
+        name: NameOption = None,
+        only: OnlyOption = None,
+        limit: LimitOption = None,
+        media: MediaOption = None,
+        report: ReportOption = None,
+        pictures: PicturesOption = True,
+        running: RunningOption = False,
+        engine: options.EngineOption = None,
+        model: options.ModelOption = None,
+        json: options.JsonOption = False,
+    ) -> None:
+        wanted = Wanted(manifest, name, only, limit, media, report, pictures, running)
+        evaluate(str(kind), wanted, _params(kind, param), engine=engine, model=model, json=json)
 
 
-@app.command()
-def summarize(
-    manifest: ManifestArgument,
-    param: options.ParamOption = None,
-    name: NameOption = None,
-    only: OnlyOption = None,
-    limit: LimitOption = None,
-    media: MediaOption = None,
-    report: ReportOption = None,
-    pictures: PicturesOption = True,
-    running: RunningOption = False,
-    engine: options.EngineOption = None,
-    model: options.ModelOption = None,
-    json: options.JsonOption = False,
-) -> None:
-    """ROUGE, BLEU, METEOR (exact and stem) and CIDEr where there are references; what the source does not support."""
-    wanted = Wanted(manifest, name, only, limit, media, report, pictures, running)
-    evaluate("summarize", wanted, _params(Kind.SUMMARIZE, param), engine=engine, model=model, json=json)
-
-
-@app.command()
-def caption(
-    manifest: ManifestArgument,
-    param: options.ParamOption = None,
-    name: NameOption = None,
-    only: OnlyOption = None,
-    limit: LimitOption = None,
-    media: MediaOption = None,
-    report: ReportOption = None,
-    pictures: PicturesOption = True,
-    running: RunningOption = False,
-    engine: options.EngineOption = None,
-    model: options.ModelOption = None,
-    json: options.JsonOption = False,
-) -> None:
-    """CIDEr, BLEU, METEOR (exact and stem), ROUGE, text on screen; categories and retrieval of Youku-mPLUG."""
-    wanted = Wanted(manifest, name, only, limit, media, report, pictures, running)
-    evaluate("caption", wanted, _params(Kind.CAPTION, param), engine=engine, model=model, json=json)
+_add(Kind.OCR, "Character and word error rates, reading order, seconds per page.")
+_add(
+    Kind.SUMMARIZE,
+    "ROUGE, BLEU, METEOR (exact and stem) and CIDEr where there are references; what the source does not support.",
+)
+_add(
+    Kind.CAPTION,
+    "CIDEr, BLEU, METEOR (exact and stem), ROUGE, text on screen; categories and retrieval of Youku-mPLUG.",
+)
 
 
 @app.command()
