@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from domain.errors import ParamsError
 from domain.kinds import Kind
-from domain.params import PARAMS, check_params
+from domain.params import check_params
 from domain.sources import scheme
 from nightowl.evaluation import owleval, texts
 from nightowl.evaluation.items import Item, Task
@@ -234,8 +234,3 @@ def narrow(items: Iterable[Item], *, only: str | None, limit: int | None) -> lis
             wanted.add(item.after)
             item = next(one for one in found if one.number == item.after)
     return [item for item in found if item.number in wanted]
-
-
-def known_params(task: Task) -> set[str]:
-    kind = KIND.get(task, Kind.ASK)
-    return set(PARAMS[kind].model_fields)
