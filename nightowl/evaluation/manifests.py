@@ -46,7 +46,7 @@ def read(task: Task, path: Path, *, params: Mapping[str, Any], media: Path | Non
         ParamsError: the manifest cannot be read, or does not fit the task; the message names the line.
     """
     if task is Task.OWLEVAL:
-        return owleval.read(path, params=params)
+        return owleval.read(path, params=params, media=media)
     if path.is_dir():
         path = path / "MANIFEST.json"
     rows, files = _rows(path)

@@ -71,8 +71,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise ParamsError(f"{path}: not JSON Lines: {error}") from error
 
 
-def read(path: Path, *, params: Mapping[str, Any]) -> list[Item]:
-    """The questions as items. A question of a conversation comes after the one before it about the same picture."""
+def read(path: Path, *, params: Mapping[str, Any], media: Path | None = None) -> list[Item]:
+    """The questions as items, about the pictures in `media` (by default the folder `cases` beside the questions).
+
+    A question of a conversation comes after the one before it about the same picture.
+    """
     folder = path if path.is_dir() else path.parent
     items: list[Item] = []
     last: dict[str, int] = {}
@@ -82,7 +85,7 @@ def read(path: Path, *, params: Mapping[str, Any]) -> list[Item]:
             Item(
                 number=number,
                 name=f"{one.id} {one.image}",
-                source=str((folder / "cases" / one.image).absolute()),
+                source=str(((media or folder / "cases") / one.image).absolute()),
                 params=check_params(Kind.ASK, {**params, "question": one.text}),
                 labels={
                     "question_id": one.id,

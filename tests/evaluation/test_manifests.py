@@ -124,6 +124,15 @@ def test_owleval_conversations_follow_their_picture(tmp_path: Path) -> None:
     assert items[2].params == Ask(question="Why?", language="en")
 
 
+def test_owleval_pictures_may_be_elsewhere(tmp_path: Path) -> None:
+    path = owls(tmp_path)
+    beside, elsewhere = (
+        read(Task.OWLEVAL, path)[0],
+        manifests.read(Task.OWLEVAL, path, params={}, media=Path("/owls"))[0],
+    )
+    assert (beside.source, elsewhere.source) == (str(tmp_path / "cases/1.jpg"), "/owls/1.jpg")
+
+
 def test_a_part_of_a_data_set_keeps_its_conversations_whole(tmp_path: Path) -> None:
     items = read(Task.OWLEVAL, owls(tmp_path))
     assert [item.number for item in manifests.narrow(items, only="5 2.jpg", limit=None)] == [2, 3, 5]
