@@ -84,7 +84,7 @@ class Ocr(Params):
     mode: Literal["auto", "image", "text"] = Field(
         default="auto",
         description="auto: the text layer where it is good, else the image. image: always the image. "
-        "text: only the text layer.",
+        "text: only the text layer, in the order of the file.",
     )
     pages: Pages | None = Field(default=None, description='Pages to read, such as "1-3,7,10-"; all by default.')
     languages: tuple[Language, ...] = Field(

@@ -78,10 +78,12 @@ class Row:
     cells: Cells = ()
 
 
-def from_layer(lines: Iterable[LayerLine], tables: Sequence[LayerTable] = ()) -> tuple[TextLine, ...]:
-    """The lines and tables of a text layer, in reading order."""
+def from_layer(
+    lines: Iterable[LayerLine], tables: Sequence[LayerTable] = (), *, as_filed: bool = False
+) -> tuple[TextLine, ...]:
+    """The lines and tables of a text layer, in reading order; with `as_filed`, in the order of the file."""
     pieces = [TextLine(text=x.text, box=Box(*x.box), size=x.size, bold=x.bold) for x in lines if x.text.strip()]
-    return _in_order(_with_tables(pieces, tables))
+    return _in_order(_with_tables(pieces, tables), as_filed=as_filed)
 
 
 def from_engine(lines: Sequence[Line]) -> tuple[TextLine, ...]:
@@ -127,13 +129,15 @@ def _stands_in(box: Box, frame: Box) -> bool:
     return frame.left <= x < frame.right and frame.top <= box.middle < frame.bottom
 
 
-def _in_order(pieces: Sequence[TextLine]) -> tuple[TextLine, ...]:
+def _in_order(pieces: Sequence[TextLine], *, as_filed: bool) -> tuple[TextLine, ...]:
     """The pieces with their rows numbered: in the file's order, unless that jumps about the page more than the order of
     the boxes does. Most files are written as they are read, and know better which box beside the text comes when."""
     boxes = [piece.box for piece in pieces]
-    given, found = _given_rows(boxes), reading_rows(boxes)
-    allowed = _jumps(boxes, found) + MORE_JUMPS + FEW_JUMPS * len(given)
-    best = given if _jumps(boxes, given) <= allowed else found
+    best = _given_rows(boxes)
+    if not as_filed:
+        found = reading_rows(boxes)
+        allowed = _jumps(boxes, found) + MORE_JUMPS + FEW_JUMPS * len(best)
+        best = best if _jumps(boxes, best) <= allowed else found
     return tuple(replace(pieces[i], row=n) for n, row in enumerate(best) for i in row)
 
 

@@ -74,18 +74,20 @@ def read_page(work: PartWork[Any], page: Page, *, mode: str = "auto", check: boo
     checked = check_layer(work, page) if check and page.layer.trusted else None
     if checked is not None and checked.is_wrong and mode == "auto":
         return _read_picture(work, replace(page, layer=replace(page.layer, trusted=False, reason=WRONG)))
-    return _read_layer(page, page.layer, checked)
+    return _read_layer(page, page.layer, checked, as_filed=mode == "text")
 
 
-def _read_layer(page: Page, layer: TextLayer, checked: Check | None) -> Seen:
-    lines = layout.from_layer(layer.lines, layer.tables)
+def _read_layer(page: Page, layer: TextLayer, checked: Check | None, *, as_filed: bool) -> Seen:
+    """`as_filed`: all in the order of the file, in plain text the words of tables too; else in the order of reading."""
+    lines = layout.from_layer(layer.lines, layer.tables, as_filed=as_filed)
+    plain = layout.from_layer(layer.lines, as_filed=True) if as_filed else lines
     found = tuple(_found(line.text, line.box, None) for line in layer.lines)
     data: dict[str, Any] = {**page_facts(page), **_tables(layer), "how": "layer"}
     if checked is not None:
         data["agreement"] = checked.agreement
     if layer.cut:
         data["marks"] = [Mark.TRUNCATED]
-    return Seen(text=layout.to_text(lines), lines=lines, found=found, data=data)
+    return Seen(text=layout.to_text(plain), lines=lines, found=found, data=data)
 
 
 def _read_picture(work: PartWork[Any], page: Page) -> Seen:

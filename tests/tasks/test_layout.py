@@ -123,6 +123,9 @@ def test_markdown_has_headings_lists_and_paragraphs() -> None:
     )
 
 
+SIDES = (("a", 0), ("b", 340))
+
+
 def laid(text: str, left: float, top: float, *, width: float = 300) -> LayerLine:
     return LayerLine(text=text, box=(left, top, left + width, top + 20), size=11)
 
@@ -145,6 +148,13 @@ def test_a_layer_that_is_written_across_its_columns_is_read_down_them() -> None:
     across = [line for pair in zip(left, right, strict=True) for line in pair]
     assert read(across) == [line.text for line in (*left, *right)]
     assert read(random.Random(3).sample(across, len(across))) == [line.text for line in (*left, *right)]
+
+
+def test_a_layer_is_left_as_its_file_has_it_where_that_is_asked_for() -> None:
+    rows_of_columns = [laid(f"{n}{name} lorem ipsum dolor", x, 26 * n) for n in range(8) for name, x in SIDES]
+    given = random.Random(3).sample(rows_of_columns, len(rows_of_columns))
+    assert [line.text for line in from_layer(given, as_filed=True)] == [line.text for line in given]
+    assert [line.text for line in from_layer(given)] != [line.text for line in given]
 
 
 def test_pieces_of_a_layers_line_are_one_row_in_the_files_order() -> None:

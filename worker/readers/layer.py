@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from worker.readers.base import LayerLine, TextLayer
 from worker.readers.mupdf import pymupdf
+from worker.readers.righttoleft import is_right_to_left, put_in_order
 from worker.readers.tables import Word, read_tables
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class _Span:
 
 def read_layer(page: Any, *, scale: float, max_chars: int) -> tuple[TextLayer | None, tuple[str, ...]]:
     """The page's text layer and warnings; None where the page has no text at all."""
-    blocks = page.get_text("dict", flags=_FLAGS)["blocks"]
+    blocks = _blocks(page)
     lines = [(number, list(_spans(line))) for number, block in enumerate(blocks) for line in block.get("lines", ())]
     spans = [span for _, line in lines for span in line]
     if not any(span.text.strip() for span in spans):
@@ -64,6 +65,16 @@ def read_layer(page: Any, *, scale: float, max_chars: int) -> tuple[TextLayer | 
     words = [] if reason or warnings else [word for span in spans if (word := _word(span, matrix)) is not None]
     tables = read_tables(page, words, matrix=matrix, scale=scale)
     return TextLayer(lines=kept, tables=tables, cut=bool(warnings), trusted=not reason, reason=reason), warnings
+
+
+def _blocks(page: Any) -> list[dict[str, Any]]:
+    """MuPDF's blocks of lines of spans. Only pages with lines from right to left are looked at letter by letter."""
+    blocks: list[dict[str, Any]] = page.get_text("dict", flags=_FLAGS)["blocks"]
+    texts = (span["text"] for block in blocks for line in block.get("lines", ()) for span in line["spans"])
+    if any(map(is_right_to_left, texts)):
+        blocks = page.get_text("rawdict", flags=_FLAGS)["blocks"]
+        put_in_order(blocks)
+    return blocks
 
 
 def _word(span: _Span, matrix: Any) -> Word | None:
