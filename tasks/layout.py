@@ -13,6 +13,7 @@ from itertools import groupby, pairwise
 from statistics import median
 from typing import TYPE_CHECKING, TypeAlias
 
+from tasks.text import count_words
 from worker.engines.reading_order import Box, reading_rows, upright
 
 if TYPE_CHECKING:
@@ -26,13 +27,18 @@ PARAGRAPH_GAP = 0.7
 WORD_GAP = 0.15
 # A page may be set with double spacing: then a paragraph ends where the gap is this many times the usual one.
 WIDER_GAP = 1.5
+# Where boxes are exact, as in a text layer: where the step from line to line is this many times the usual one.
+WIDER_STEP = 1.3
 FEW_ROWS = 5
 # A heading is this much larger than most of the page's text, by font size or, where there is none, by box height:
 # detected boxes vary by a third with the letters that they hold.
 LARGER_SIZE = 1.15
 LARGER_HEIGHT = 1.45
 MUCH_LARGER = 1.7
-MAX_HEADING_WORDS = 16
+# A heading has no more words than this in all its rows, or than that if it ends as a sentence does: a lead that is set
+# larger than the rest is not one.
+MAX_HEADING_WORDS = 24
+MAX_SENTENCE_WORDS = 8
 # The file's own order may jump so much more often than the one that is found from the boxes.
 BESIDE_GAP = 2.0
 MORE_JUMPS = 3
@@ -236,27 +242,32 @@ def _space(before: TextLine, piece: TextLine) -> str:
 @dataclass(frozen=True, slots=True)
 class _Body:
     """What most of the page's text is like, long lines counting more. `size` is 0 where no line has one; `gap` is the
-    usual one between rows, 0 on a page of few rows."""
+    usual one between rows, `step` that from one top to the next where sizes are known; both 0 on a page of few rows."""
 
     size: float
     height: float
     gap: float
+    step: float
 
 
 def _body(page: Sequence[Row]) -> _Body:
     letters = [row for row in page if not row.cells for _ in range(max(1, len(row.text) // 8))]
     sizes = [row.size for row in letters if row.size]
     gaps = [gap for before, row in pairwise(page) if (gap := row.box.top - before.box.bottom) > 0]
+    size = median(sizes) if sizes else 0.0
+    body = [(a.box.top, b.box.top) for a, b in pairwise(page) if a.size == b.size == size > 0]
+    steps = [below - above for above, below in body if below > above]
     return _Body(
-        size=median(sizes) if sizes else 0.0,
+        size=size,
         height=(median(row.box.height for row in letters) if letters else 0.0) or 1.0,
         gap=median(gaps) if len(gaps) >= FEW_ROWS else 0.0,
+        step=median(steps) if len(steps) >= FEW_ROWS else 0.0,
     )
 
 
 def _level(row: Row, *, body: _Body) -> int:
-    """1 or 2 for a heading, 0 for any other line."""
-    if row.cells or len(row.text.split()) > MAX_HEADING_WORDS or not any(char.isalpha() for char in row.text):
+    """1 or 2 for type as large as that of headings, 0 for any other line."""
+    if row.cells or not any(char.isalpha() for char in row.text):
         return 0
     known = bool(row.size and body.size)
     ratio = row.size / body.size if known else row.box.height / body.height
@@ -265,14 +276,27 @@ def _level(row: Row, *, body: _Body) -> int:
     return 2 if ratio >= (LARGER_SIZE if known else LARGER_HEIGHT) else 0
 
 
+def _is_prose(text: str) -> bool:
+    """Whether text in large type is too long for a heading."""
+    count = count_words(text)
+    return count > MAX_HEADING_WORDS or (count > MAX_SENTENCE_WORDS and text.endswith((".", "!", "。", ":", ",")))
+
+
 def _begins(before: Row, row: Row, *, body: _Body) -> bool:
-    """Whether a paragraph begins here: a gap, a jump to another column, a bullet, or larger or smaller type."""
+    """Whether a paragraph begins here: a gap, a jump to another column, a bullet, or another type."""
     if before.cells or row.cells:
         return True
     gap = row.box.top - before.box.bottom
-    if gap > max(PARAGRAPH_GAP * body.height, WIDER_GAP * body.gap) or row.box.bottom < before.box.top:
+    if gap > max(PARAGRAPH_GAP * body.height, WIDER_GAP * body.gap):
         return True
-    return bool(BULLET.match(row.text)) or _level(row, body=body) != _level(before, body=body)
+    if row.box.bottom < before.box.top and not row.text[:1].islower():  # a small letter goes on from the column before
+        return True
+    if body.step and row.size and row.box.top - before.box.top > WIDER_STEP * body.step * max(row.size / body.size, 1):
+        return True
+    level = _level(row, body=body)
+    if level != _level(before, body=body) or row.bold != before.bold or BULLET.match(row.text):
+        return True
+    return bool(level and before.size and max(row.size, before.size) >= LARGER_SIZE * min(row.size, before.size))
 
 
 def _texts(group: Sequence[Row], *, words: frozenset[str] | None) -> list[str]:
@@ -322,7 +346,7 @@ def _block(group: Sequence[Row], *, body: _Body, words: frozenset[str]) -> str:
         return _table(group[0].cells)
     text = " ".join(_texts(group, words=words))
     level = _level(group[0], body=body)
-    if level:
+    if level and not _is_prose(text):
         return f"{'#' * level} {text}"
     if DOT.match(text):
         return DOT.sub("- ", text, count=1)

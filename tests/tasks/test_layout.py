@@ -102,6 +102,20 @@ def test_a_gap_parts_paragraphs() -> None:
     assert to_text(page) == "one\ntwo\n\nthree"
 
 
+def test_paragraphs_of_a_layer_are_known_by_a_wider_step() -> None:
+    """Boxes of a layer are as high as its lines are apart, so that half a line between paragraphs is a small gap."""
+    tops = [0, 20, 40, 70, 90, 110, 140, 160]
+    layer = [LayerLine(text=f"line {n}", box=(0, top, 200, top + 20), size=11) for n, top in enumerate(tops)]
+    assert [text.split("\n")[0] for text in to_text(from_layer(layer)).split("\n\n")] == ["line 0", "line 3", "line 6"]
+
+
+@pytest.mark.parametrize(("following", "parts"), [("goes on there", 1), ("Another begins", 2)])
+def test_a_sentence_goes_on_in_the_next_column(following: str, parts: int) -> None:
+    left = [line(f"Left line {n} of the text", 0, 100 + n * LEADING, width=300) for n in range(6)]
+    right = [line(following if n == 0 else f"and line {n}", 340, 100 + n * LEADING, width=300) for n in range(6)]
+    assert len(to_text([*left, *right]).split("\n\n")) == parts
+
+
 def test_double_spacing_is_no_gap() -> None:
     tops = [0, 50, 100, 150, 200, 250, 350, 400]
     assert to_text([line("word", 0, top) for top in tops]).count("\n\n") == 1
@@ -132,6 +146,21 @@ def laid(text: str, left: float, top: float, *, width: float = 300) -> LayerLine
 
 def read(lines: Sequence[LayerLine], tables: Sequence[LayerTable] = ()) -> list[str]:
     return [row.text for row in rows(from_layer(lines, tables))]
+
+
+def test_a_lead_in_larger_type_is_neither_a_heading_nor_part_of_the_one_above() -> None:
+    lead = ("In 2025 we ringed 6,950 birds on 202 days, more than in any other year", "since the hut opened in 1987.")
+    texts = (
+        (20.0, "Summary"),
+        (13.5, lead[0]),
+        (13.5, lead[1]),
+        *((11.5, f"The season began late, {n}.") for n in range(6)),
+    )
+    layer = [
+        LayerLine(text=text, box=(0, 24 * n, 10 * len(text), 24 * n + 20), size=size)
+        for n, (size, text) in enumerate(texts)
+    ]
+    assert to_markdown(from_layer(layer)).split("\n\n")[:2] == ["# Summary", " ".join(lead)]
 
 
 def test_a_layer_is_read_in_the_order_of_its_file() -> None:
