@@ -43,7 +43,6 @@ bench: setup  ## The benchmarks that print ratios (docs/performance.md)
 	$(BIN)/python benchmarks/cpu.py beside
 
 chaos: setup  ## Seeded runs with faults (RUNS=20 SEED=1), then fuzz; docs/reliability.md
-	$(BIN)/python -m pytest -m chaos tests/chaos
 	$(BIN)/python -m tests.chaos run --runs $(RUNS) --seed $(SEED)
 	$(MAKE) --no-print-directory fuzz
 

@@ -7,12 +7,11 @@ off again.
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.chaos.seams import SHORT_VISIBILITY, Point
+from tests.chaos.seams import SHORT_VISIBILITY, STRUCK, Point
 from tests.chaos.site import LEASE_SECONDS, SWEEP_SECONDS
 
 if TYPE_CHECKING:
@@ -29,9 +28,10 @@ LOST_SECONDS = LEASE_SECONDS + 2 * SWEEP_SECONDS + 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """`does` returns True where it did harm itself; None where it gave an order, which somebody else may follow.
+    """`does` returns True where it did harm itself; None where it gave an order, which somebody else follows; False
+    where it found nobody to do harm to, and is to be done again a little later, with all that follows in its fault.
 
-    One that `ends` an order is left out while nobody has followed it: in the end everything is turned off anyway.
+    One that `ends` an order waits until somebody has followed it.
     """
 
     at: float
@@ -43,8 +43,8 @@ class Act:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """`wild` names the harm of a case that joins the others (cases.py). `sign` is the mark by which a worker says that
-    it was struck, which the run awaits for a while; None where an act says so itself. `outage`: for a while nobody
-    could have claimed anything, because what all workers need was away or lied, or because no worker was left."""
+    it was struck, which the run awaits; None where an act says so itself. `outage`: for a while nobody could have
+    claimed anything, because what all workers need was away or lied, or because no worker was left."""
 
     name: str
     acts: tuple[Act, ...] = ()
@@ -52,6 +52,11 @@ class Fault:
     wild: str | None = None
     sign: str | None = None
     outage: bool = False
+
+    @property
+    def mark(self) -> str:
+        """The mark of a fault that did its harm."""
+        return f"{STRUCK}{self.sign or self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ def kill_all(dice: Dice) -> Fault:
     """SIGKILL of all workers at once, as when the machine loses its power."""
 
     def kill(site: Site) -> bool:
-        return all([site.kill(slot) for slot in range(dice.workers)])
+        return any([site.kill(slot) for slot in range(dice.workers)])
 
     act = Act(at=dice.moment(), says="SIGKILL of all workers", does=kill)
     return Fault(name="kill-all", acts=(act,), outage=True)
@@ -192,12 +197,12 @@ def _terminate(slot: int, *, times: int) -> Callable[[Site], bool]:
 
 @fault()
 def zombie(dice: Dice) -> Fault:
-    """A worker is stopped (SIGSTOP) until it has lost its leases, wakes (SIGCONT) and goes on writing."""
+    """A worker with work in hand is stopped (SIGSTOP) until it has lost its leases, wakes (SIGCONT) and goes on."""
     slot, at = dice.slot(), dice.moment(before=LOST_SECONDS)
     return Fault(
         name="zombie",
         acts=(
-            Act(at=at, says=f"SIGSTOP of worker {slot}", does=lambda site: site.send(slot, signal.SIGSTOP)),
+            Act(at=at, says=f"SIGSTOP of worker {slot}", does=lambda site: site.stop(slot)),
             Act(at=at + LOST_SECONDS, says="SIGCONT of it", does=lambda site: site.wake(slot)),
         ),
         # One that is stopped inside a transaction holds SQLite's lock, and then all wait for it.
@@ -207,11 +212,11 @@ def zombie(dice: Dice) -> Fault:
 
 @fault()
 def zombie_writes(dice: Dice) -> Fault:
-    """A worker is stopped right before it writes a result down, wakes when it has lost its lease, and writes."""
+    """A worker is stopped right before it writes a result down, wakes when another has its work, and writes."""
     acts = [
         Act(
             at=dice.moment(before=dice.seconds / 2),
-            says=f"the worker that is first to be {where} for the {nth}. time is stopped until it has lost its work",
+            says=f"the worker that is first to be {where} for the {nth}. time is stopped until another has its work",
             does=partial(_stop_at, where=where, nth=nth),
         )
         for where, nth in (("storing", dice.random.randint(1, 5)), ("closing", dice.random.randint(1, 3)))

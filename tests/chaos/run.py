@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from contextlib import closing
@@ -18,7 +19,7 @@ from storage.artifacts import ArtifactStore
 from storage.jobs import OPEN
 from tests.chaos import cases
 from tests.chaos.oracle import Oracle
-from tests.chaos.seams import STRUCK
+from tests.chaos.seams import STOPPED
 from tests.chaos.site import MAX_ATTEMPTS
 from tests.chaos.verdict import Accepted, Verdict, judge
 
@@ -29,20 +30,21 @@ if TYPE_CHECKING:
 
     from domain.jobs import Job
     from tests.chaos.cases import Case
-    from tests.chaos.faults import Fault
+    from tests.chaos.faults import Act, Fault
     from tests.chaos.oracle import Expected
     from tests.chaos.schedule import Schedule
     from tests.chaos.site import Death, Site
 
 STILL_SECONDS = 60.0
-"""After the last fault, no job may stay open for so long without any other coming to its end."""
 ACCEPT_SECONDS = 30.0
 """For one job to be accepted, while the database goes and comes."""
 LOOK_SECONDS = 2.0
 """Between two looks at the invariants while faults happen."""
 TEND_SECONDS = 0.05
 AWAIT_SECONDS = 120.0
-"""For a worker to come to where it is to be struck, when the time of the faults is over and there still is work."""
+"""For every fault to find somebody, after the time of the faults; jobs keep coming meanwhile."""
+MORE_JOBS = 10
+"""So many are open at a time while a fault waits for somebody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class Report:
 
     def struck(self, fault: Fault) -> bool:
         """Whether a fault did its harm: an order may find nobody who comes by in time, a signal no process."""
-        return f"{STRUCK}{fault.sign or fault.name}" in self.marks
+        return fault.mark in self.marks
 
     @property
     def broken(self) -> list[str]:
@@ -91,18 +93,20 @@ class Report:
         return [*self.verdict.broken, *unknown]
 
 
-def run(site: Site, schedule: Schedule, pool: Pool) -> Report:
-    """One run on a site that is there. Raises TimeoutError where a job is not accepted in time, or nothing starts."""
+def run(site: Site, schedule: Schedule, pool: Pool, *, still_seconds: float = STILL_SECONDS) -> Report:
+    """One run on a site that is there. Raises TimeoutError where a job is not accepted in time, or nothing starts.
+
+    `still_seconds`: after the last fault, no job may stay open for so long without any other coming to its end.
+    """
     began = time.monotonic()
     site.do(lambda: site.ready(schedule.settings))
     deaths, starts = len(site.deaths), site.starts
     with Client(site.client_settings()) as client, _Faults(site, schedule) as faults:
         submitting = _Submitting(site, client, schedule, pool, faults.check)
         submitting.run()
-        faults.all_submitted.set()
-        faults.wait()
+        submitting.go_on(faults)
         calm = time.monotonic()
-        submitting.wait_for_the_end()
+        submitting.wait_for_the_end(still_seconds)
         over = time.monotonic()
         store = ArtifactStore(client.settings.artifacts)
     verdict = judge(
@@ -130,7 +134,7 @@ class _Faults:
     def __init__(self, site: Site, schedule: Schedule) -> None:
         self._site, self._schedule = site, schedule
         self._over, self._stop = threading.Event(), threading.Event()
-        self.all_submitted = threading.Event()
+        self._todo = schedule.acts
         self._done: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -142,10 +146,9 @@ class _Faults:
         assert self._done is not None
         self._done.result()
 
-    def wait(self) -> None:
-        """Until the last act is done and nothing is wrong any more."""
-        while not self._over.wait(TEND_SECONDS):
-            self.check()
+    def are_over(self) -> bool:
+        """The last act is done, and nothing is wrong any more."""
+        return self._over.is_set()
 
     def check(self) -> None:
         """Raises what went wrong with the harness itself."""
@@ -155,33 +158,53 @@ class _Faults:
 
     def _run(self) -> None:
         began = time.monotonic()
-        for fault, act in self._schedule.acts:
-            self._tend_until(began + act.at)
-            if act.ends and not self._has_struck(fault):
-                continue
-            self._site.switches.note("act", says=act.says)
-            if act.does(self._site):
-                self._site.switches.mark_reached(f"{STRUCK}{fault.name}")
-        self._tend_until(began + self._schedule.seconds)
-        self._tend_until(began + self._schedule.seconds + AWAIT_SECONDS, unless=self._nothing_to_await)
+        end = began + self._schedule.seconds
+        self._do_all(began, limit=end + AWAIT_SECONDS)
+        self._tend_until(end)
+        self._tend_until(end + AWAIT_SECONDS, unless=self._nothing_to_await)
         self._site.calm()
         self._over.set()
         while not self._stop.is_set():
             self._tend()
+
+    def _do_all(self, began: float, *, limit: float) -> None:
+        """Each act at its time, or later where it found nobody; then those that follow in its fault are later, too."""
+        late = {fault.name: 0.0 for fault in self._schedule.faults}
+        while self._todo and time.monotonic() < limit:
+            fault, act = min(self._todo, key=lambda pair: pair[1].at + late[pair[0].name])
+            self._tend_until(began + act.at + late[fault.name])
+            if self._do(fault, act):
+                self._todo.remove((fault, act))
+            else:
+                self._tend()
+                late[fault.name] = time.monotonic() - began - act.at
+
+    def _do(self, fault: Fault, act: Act) -> bool:
+        """False if it must be done later."""
+        if act.ends and not self._has_struck(fault):
+            return False
+        done = act.does(self._site)
+        if done is False:
+            return False
+        self._site.switches.note("act", says=act.says)
+        if done and not fault.sign:
+            self._site.switches.mark_reached(fault.mark)
+        return True
 
     def _tend_until(self, moment: float, unless: Callable[[], bool] = lambda: False) -> None:
         while time.monotonic() < moment and not unless():
             self._tend()
 
     def _nothing_to_await(self) -> bool:
-        """All orders were followed, or nobody will come by any more."""
-        return self._all_struck() or (self.all_submitted.is_set() and not count_open(self._site))
+        """Every fault has struck, and whoever stopped itself was woken."""
+        asleep = any(mark.startswith(STOPPED) for mark in self._site.switches.reached())
+        return not self._todo and not asleep and self.all_struck()
 
-    def _all_struck(self) -> bool:
-        return all(self._has_struck(fault) for fault in self._schedule.faults if fault.sign)
+    def all_struck(self) -> bool:
+        return all(self._has_struck(fault) for fault in self._schedule.faults)
 
     def _has_struck(self, fault: Fault) -> bool:
-        return f"{STRUCK}{fault.sign}" in self._site.switches.reached()
+        return self._site.switches.has_mark(fault.mark)
 
     def _tend(self) -> None:
         self._site.tend()
@@ -194,6 +217,7 @@ class _Submitting:
     def __init__(self, site: Site, client: Client, schedule: Schedule, pool: Pool, check: Callable[[], None]) -> None:
         self._site, self._client, self._schedule, self._check = site, client, schedule, check
         self._doorbell = Doorbell(client.settings)
+        self._more = itertools.cycle(pool.cases)
         self._cases = [pool.cases[which] for _, which in schedule.submits]
         self._moments = [moment for moment, _ in schedule.submits]
         for fault in schedule.faults:
@@ -218,9 +242,20 @@ class _Submitting:
                 time.sleep(min(pause, TEND_SECONDS))
             act(number)
 
-    def wait_for_the_end(self) -> None:
+    def go_on(self, faults: _Faults) -> None:
+        """Until the faults are over. More of the same jobs come while one has found nobody that it can strike."""
+        while not faults.are_over():
+            if not faults.all_struck() and 0 <= count_open(self._site) < MORE_JOBS:
+                self._cases.append(next(self._more))
+                self._submit(len(self._cases) - 1)
+            else:
+                self._check()
+                self._look()
+                time.sleep(TEND_SECONDS)
+
+    def wait_for_the_end(self, still_seconds: float) -> None:
         fewest, since = -1, time.monotonic()
-        while (left := count_open(self._site)) and time.monotonic() - since < STILL_SECONDS:
+        while (left := count_open(self._site)) and time.monotonic() - since < still_seconds:
             if left != fewest:
                 fewest, since = left, time.monotonic()
             self._look()

@@ -13,7 +13,9 @@ import signal
 import socket
 import sqlite3
 import threading
+import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import wraps
@@ -22,14 +24,18 @@ from typing import TYPE_CHECKING, Any
 from domain.errors import LostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import tzinfo
 
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
+    from domain.jobs import Part
+    from storage.jobs import JobClaim
     from storage.parts import SliceClaim
     from storage.session import Database
+    from tasks.run import SliceRun
+    from tasks.work import Finished
     from tests.chaos.switches import Switches
 
 RETRY_SECONDS = 0.25
@@ -39,7 +45,7 @@ STRUCK = "struck-"
 """Before the sign of a fault, in the marks of what was reached."""
 
 STOPPED = "stopped-"
-"""Before the process id of a worker that stopped itself, in the marks."""
+"""Before the process id of a worker that stopped itself, in the marks; while the mark is there it does nothing."""
 
 MUTATION = "CHAOS_MUTATION"
 """Environment: a promise of the product that is broken on purpose, to see that the judge says so."""
@@ -72,6 +78,7 @@ class Chaos:
 
     def __init__(self, switches: Switches) -> None:
         self.switches = switches
+        self.transactions = Transactions()
         self._lock = threading.Lock()
         self._passed: Counter[tuple[str, str]] = Counter()
         self._marked: set[str] = set()
@@ -88,14 +95,18 @@ class Chaos:
         self.switches.note("died", worker=worker_name(target), why=why)
         os.kill(target, with_signal)
 
-    def sleep_at(self, where: str) -> bool:
-        """Be stopped here (SIGSTOP) if told to, until the harness sees that the work is lost. Whether that was so."""
+    def sleep_at(self, where: str, *, job_id: str, part: int | None, token: str) -> bool:
+        """Be stopped here (SIGSTOP) if told to, until the harness sees that somebody else has the work. Whether so."""
         self.mark(f"stop-{where}")
         if self._due(f"stop-{where}") is None:
             return False
-        self.switches.note("stopped", worker=worker_name(), where=where)
-        self.switches.mark_reached(f"{STOPPED}{os.getpid()}")
-        os.kill(os.getpid(), signal.SIGSTOP)
+        mark = f"{STOPPED}{os.getpid()}"
+        with self.transactions.none():
+            self.switches.note("stopped", pid=os.getpid(), where=where, job_id=job_id, part=part, token=token)
+            self.switches.mark_reached(mark)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            while self.switches.has_mark(mark):  # a thread may run on for a moment after the signal
+                time.sleep(0.01)
         return True
 
     def _due(self, name: str) -> dict[str, Any] | None:
@@ -119,9 +130,48 @@ class Chaos:
             self.switches.mark_reached(name)
 
 
+class Transactions:
+    """The writing transactions of this process: many at a time, or none while the process stops itself.
+
+    One that is stopped inside a transaction holds its locks, SQLite's among them: nobody could take its work over.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = 0
+        self._none = False
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._none)
+            self._open += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def none(self) -> Iterator[None]:
+        """Waits for those that are open; new ones wait until the block is left."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._none)
+            self._none = True
+            self._changed.wait_for(lambda: not self._open)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._none = False
+                self._changed.notify_all()
+
+
 def install(chaos: Chaos) -> None:
     """Wrap everything. Call it before the worker's main function."""
     _kill_points(chaos)
+    _transactions(chaos)
     _zombies(chaos)
     _clock(chaos)
     _bell(chaos)
@@ -197,23 +247,53 @@ def _received(chaos: Chaos, request: Any) -> None:
     chaos.passed(Point.FETCHED)
 
 
+def _transactions(chaos: Chaos) -> None:
+    def around(real: Any) -> Any:
+        @contextmanager
+        def write(self: Database) -> Iterator[Session]:
+            with chaos.transactions.one(), real(self) as session:
+                yield session
+
+        return write
+
+    wrap("storage.session", "Database.write", around)
+
+
 def _zombies(chaos: Chaos) -> None:
-    """Switches `stop-storing` and `stop-closing`: a worker sleeps before a write, until its lease is lost."""
-    for module, path, where in (("tasks.run", "SliceRun._succeed", "storing"), ("tasks.finish", "_close", "closing")):
+    """Switches `stop-storing` and `stop-closing`: a worker sleeps before a write, until its work is another's."""
 
-        def around(real: Any, where: str = where) -> Any:
-            def write(*args: Any, **kwargs: Any) -> None:
-                slept = chaos.sleep_at(where)
-                try:
-                    real(*args, **kwargs)
-                except LostError:
-                    if slept:
-                        chaos.struck("zombie-writes")  # it wrote, and was refused
-                    raise
+    def storing(real: Any) -> Any:
+        def succeed(self: SliceRun, part: Part, finished: Finished) -> None:
+            claim = self._claim
+            slept = chaos.sleep_at("storing", job_id=claim.job.id, part=part.number, token=claim.token)
+            with _refusal(chaos, awaited=slept):
+                real(self, part, finished)
 
-            return write
+        return succeed
 
-        wrap(module, path, around)
+    def closing(real: Any) -> Any:
+        def close(context: Any, claim: JobClaim, *args: Any, **kwargs: Any) -> None:
+            slept = chaos.sleep_at("closing", job_id=claim.job.id, part=None, token=claim.token)
+            with _refusal(chaos, awaited=slept):
+                real(context, claim, *args, **kwargs)
+
+        return close
+
+    wrap("tasks.run", "SliceRun._succeed", storing)
+    wrap("tasks.finish", "_close", closing)
+
+
+@contextmanager
+def _refusal(chaos: Chaos, *, awaited: bool) -> Iterator[None]:
+    """A zombie that wrote has struck: it is refused, unless that promise is broken on purpose."""
+    try:
+        yield
+    except LostError:
+        if awaited:
+            chaos.struck("zombie-writes")
+        raise
+    if awaited and os.environ.get(MUTATION):
+        chaos.struck("zombie-writes")
 
 
 def _clock(chaos: Chaos) -> None:

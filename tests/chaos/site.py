@@ -18,7 +18,6 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -31,8 +30,9 @@ from sqlalchemy.exc import DBAPIError
 from domain.settings import Settings
 from domain.states import AttemptState
 from storage import migrations
+from storage.jobs import OPEN
 from storage.session import Database
-from storage.tables import Attempt, Digest
+from storage.tables import Attempt, Digest, Job, Part
 from tests.chaos import switches, witness
 from tests.chaos.seams import STOPPED, STRUCK, worker_name
 from tests.chaos.switches import Switches
@@ -48,7 +48,6 @@ MAX_ATTEMPTS = 4
 DELAY_SECONDS = 0.03
 """Of one request to the engine."""
 START_SECONDS = 120.0
-STOPPED_SECONDS = 15.0
 ROOT = Path(__file__).parents[2]
 
 SETTINGS: Mapping[str, str] = {
@@ -226,7 +225,6 @@ class Site:
         with self.database.write() as session:
             session.execute(delete(Digest))
         self.switches.forget_marks(STRUCK)
-        self.switches.forget_marks(STOPPED)
         for worker in self.workers:
             if worker.alive and worker.settings != settings:
                 self._end(worker, signal.SIGKILL, why="other settings")
@@ -249,6 +247,7 @@ class Site:
     def calm(self) -> None:
         """Nothing is wrong any more."""
         self.switches.all_off()
+        self.switches.forget_marks(STOPPED)
         self.start_redis()
         for worker in self.workers:
             self.send(worker.slot, signal.SIGCONT)
@@ -259,29 +258,31 @@ class Site:
             self.start_redis()
         for mark in self.switches.reached():
             if mark.startswith(STOPPED):
-                self._wake_if_lost(mark)
+                self._wake_if_replaced(mark)
         for worker in self.workers:
             if not worker.alive:
                 self._bury(worker)
                 self._start(worker)
 
-    def _wake_if_lost(self, mark: str) -> None:
-        """Wake a worker that stopped itself, once the sweep has taken its work back.
-
-        Or after `STOPPED_SECONDS`: it may hold SQLite's lock, and then nobody can take anything back.
-        """
+    def _wake_if_replaced(self, mark: str) -> None:
+        """Wake a worker that stopped itself, once another one has claimed what it was about to write."""
         pid = int(mark.removeprefix(STOPPED))
-        since = datetime.fromtimestamp(self.switches.time_of(mark), UTC)
-        buried = (Attempt.worker == worker_name(pid), Attempt.finished_at > since, Attempt.error_message.is_not(None))
-        try:
-            with self.database.read() as session:
-                lost = session.scalar(select(Attempt.token).where(*buried, Attempt.state == AttemptState.LOST).limit(1))
-        except DBAPIError:
-            return  # the database is away
-        if lost is not None or time.time() - since.timestamp() > STOPPED_SECONDS:
-            self.switches.forget_marks(mark)
+        stops = [note for note in self.switches.notes() if note["event"] == "stopped" and note["pid"] == pid]
+        if stops and self._is_replaced(**{name: stops[-1][name] for name in ("job_id", "part", "token")}):
+            self.switches.forget_mark(mark)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def _is_replaced(self, *, job_id: str, part: int | None, token: str) -> bool:
+        """Whether the part (of None: the job) has another owner than `token`, or needs none any more."""
+        holder = select(Job.token) if part is None else select(Part.token).where(Part.number == part)
+        which = Job.id if part is None else Part.job_id
+        try:
+            with self.database.read() as session:
+                is_open = session.scalar(select(Job.state).where(Job.id == job_id)) in OPEN
+                return not is_open or session.scalar(holder.where(which == job_id)) not in (None, token)
+        except DBAPIError:
+            return False  # the database is away
 
     def _start(self, worker: Worker) -> None:
         worker.starts += 1
@@ -312,6 +313,10 @@ class Site:
                 return True
         return False
 
+    def stop(self, slot: int) -> bool:
+        """SIGSTOP of a worker that has work in hand."""
+        return self._has_work(self.workers[slot]) and self.send(slot, signal.SIGSTOP)
+
     def wake(self, slot: int) -> None:
         self.send(slot, signal.SIGCONT)
 
@@ -328,15 +333,23 @@ class Site:
         worker.process.wait()
 
     def terminate(self, slot: int, *, times: int = 1) -> bool:
-        """SIGTERM; it leaves by itself."""
+        """SIGTERM of a worker that has work in hand; it leaves by itself."""
         worker = self.workers[slot]
-        alive = worker.alive
-        if alive:
-            self.deaths.append(Death(worker=worker_name(worker.pid), at=time.time(), why="SIGTERM"))
-            for _ in range(times):
-                self.send(slot, signal.SIGTERM)
-                time.sleep(0.2)
-        return alive
+        if not worker.alive or not self._has_work(worker):
+            return False
+        self.deaths.append(Death(worker=worker_name(worker.pid), at=time.time(), why="SIGTERM"))
+        for _ in range(times):
+            self.send(slot, signal.SIGTERM)
+            time.sleep(0.2)
+        return True
+
+    def _has_work(self, worker: Worker) -> bool:
+        own = (Attempt.worker == worker_name(worker.pid), Attempt.state == AttemptState.RUNNING)
+        try:
+            with self.database.read() as session:
+                return session.scalar(select(Attempt.token).where(*own).limit(1)) is not None
+        except DBAPIError:
+            return False  # the database is away
 
     def reader_children(self, slot: int) -> list[psutil.Process]:
         """Those of one worker; beside them it has a resource tracker."""
@@ -376,14 +389,14 @@ class Site:
 
     def stop_redis(self, *, forget: bool = False) -> bool:
         """It stays away until `start_redis`. `forget` empties its folder."""
+        if self._redis is None or self._redis.poll() is not None:
+            return False
         self.redis_away = True
-        ran = self._redis is not None and self._redis.poll() is None
-        if self._redis is not None:
-            self._redis.kill()
-            self._redis.wait()
+        self._redis.kill()
+        self._redis.wait()
         if forget:
             self._forget()
-        return ran
+        return True
 
     def _forget(self) -> None:
         """What Redis wrote down: a file up to version 6, a folder since."""
@@ -394,9 +407,9 @@ class Site:
             raise AssertionError(f"the emptied Redis would still find {', '.join(left)}")
 
     def pause_redis(self) -> bool:
-        self.redis_away = True
         if self._redis is None or self._redis.poll() is not None:
             return False
+        self.redis_away = True
         self._redis.send_signal(signal.SIGSTOP)
         return True
 

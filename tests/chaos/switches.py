@@ -48,6 +48,12 @@ class Switches:
         for path in self.folder.glob("*.on"):
             path.unlink(missing_ok=True)
 
+    def has_mark(self, name: str) -> bool:
+        return (self.folder / _REACHED / name).exists()
+
+    def forget_mark(self, name: str) -> None:
+        (self.folder / _REACHED / name).unlink(missing_ok=True)
+
     def forget_marks(self, prefix: str) -> None:
         for path in (self.folder / _REACHED).glob(f"{prefix}*"):
             path.unlink()
@@ -80,10 +86,6 @@ class Switches:
         path = self.folder / _REACHED
         path.mkdir(exist_ok=True)
         (path / name).touch()
-
-    def time_of(self, mark: str) -> float:
-        """When it was made, in seconds since 1970."""
-        return (self.folder / _REACHED / mark).stat().st_mtime
 
     def reached(self) -> set[str]:
         path = self.folder / _REACHED

@@ -18,14 +18,10 @@ if TYPE_CHECKING:
     from tests.chaos.run import Pool, Report
     from tests.chaos.schedule import Schedule
 
-pytestmark = [pytest.mark.chaos, pytest.mark.stack, pytest.mark.timeout(900)]  # a minute where the machine is quiet
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]  # less than a minute where the machine is quiet
 
 JOBS, WORKERS, SECONDS = 20, 3, 2.5
-RUNS = (
-    ("kill-stored", "messages-thrice", "redis-emptied"),
-    ("zombie-writes", "kill-generating", "commits-lie"),
-    ("kill-ended",),
-)
+RUNS = (("kill-stored", "messages-thrice", "redis-emptied"), ("zombie-writes", "commits-lie", "kill-ended"))
 SEAMS = {"clock", "bell", "sweepers", "disk", "commits", "engine", "stop-storing", "stop-closing"}
 
 
@@ -45,7 +41,10 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 def made(*names: str, database: str, seed: int = 1) -> Schedule:
-    return schedule.together(*names, seed=seed, database=database, jobs=JOBS, workers=WORKERS, seconds=SECONDS)
+    """One worker at most is killed at each point: to start another takes as long as the rest of a run."""
+    one = schedule.together(*names, seed=seed, database=database, jobs=JOBS, workers=WORKERS, seconds=SECONDS)
+    shorter = [replace(it, acts=it.acts[:1]) if it.name.startswith("kill-") else it for it in one.faults]
+    return replace(one, faults=tuple(shorter))
 
 
 def did(report: Report) -> dict[str, bool]:
@@ -64,12 +63,14 @@ def test_nothing_is_lost_and_nothing_is_stored_twice(site: Site, pool: Pool) -> 
 
 
 def test_a_broken_promise_is_found(pool: Pool) -> None:
-    """Workers that write without the guard: a zombie's result is stored over that of its successor."""
+    """Workers that write without the guard: a zombie's result is stored over that of its successor.
+
+    The job is then never over, which is not waited for.
+    """
     one = made("zombie-writes", database=faults.SQLITE)
     # Only one is stopped: with both, nobody would be left who takes their work back.
     mutated = tuple(replace(it, acts=it.acts[:1], settings={MUTATION: "unguarded-writes"}) for it in one.faults)
     with Site(workers=2) as site:
-        report = run(site, replace(one, faults=mutated, cancels=()), pool)
-        slept = [note for note in site.switches.notes() if note["event"] == "stopped"]
-    assert slept
+        report = run(site, replace(one, faults=mutated, cancels=()), pool, still_seconds=1)
+    assert report.struck(mutated[0])
     assert report.verdict.doubled or any("stale_owner" in problem for problem in report.broken)

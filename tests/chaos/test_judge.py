@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, insert, text, update
 
-from domain.states import JobState
+from domain.states import AttemptState, JobState, Phase
 from storage.artifacts import ArtifactStore
+from storage.tables import Attempt, Job, Part
 from tests.chaos import witness
 from tests.chaos.oracle import Expected, Settled
 from tests.chaos.report import Record, matrix, never_struck, quantile
@@ -113,6 +114,34 @@ def test_another_end_than_that_of_an_undisturbed_worker_is_told(ledger: Ledger, 
     expected = replace(EXPECTED, text="page 1")
     verdict = judged(ledger, tmp_path, accepted=replace(ACCEPTED, expected=expected))
     assert len(verdict.wrong) == 1 and "not (" in verdict.wrong[0]
+
+
+def given_up(ledger: Ledger, *, phase: Phase, tries: int) -> None:
+    """A job that failed with `worker_lost` after so many tries that came to nothing."""
+    times = {"started_at": ledger.now, "lease_until": ledger.now, "finished_at": ledger.now}
+    lost = {"job_id": "job", "phase": phase, "worker": "dead", "state": AttemptState.LOST, **times}
+    with ledger.database.write() as session:
+        session.execute(delete(Attempt).where(Attempt.phase == Phase.FINISH))
+        session.execute(insert(Attempt), [{**lost, "token": f"lost {number}"} for number in range(tries)])
+        over = {"state": JobState.FAILED, "result": None, "error_code": "worker_lost", "error_message": "it died"}
+        session.execute(update(Job).values(**over, error_retryable=False))
+        if phase is Phase.PLAN:
+            session.execute(delete(Part))
+            session.execute(update(Job).values(parts_total=0, parts_succeeded=0))
+
+
+@pytest.mark.parametrize("phase", [Phase.PLAN, Phase.FINISH])
+def test_a_job_whose_workers_died_again_and_again_is_given_up(ledger: Ledger, tmp_path: Path, phase: Phase) -> None:
+    given_up(ledger, phase=phase, tries=3)
+    verdict = judged(ledger, tmp_path)
+    assert (verdict.lost, verdict.wrong, verdict.exhausted) == ((), (), ("a.pdf (job)",))
+
+
+@pytest.mark.parametrize("phase", [Phase.PLAN, Phase.FINISH])
+def test_a_job_that_is_given_up_too_early_is_told(ledger: Ledger, tmp_path: Path, phase: Phase) -> None:
+    given_up(ledger, phase=phase, tries=2)
+    verdict = judged(ledger, tmp_path)
+    assert verdict.wrong != () and verdict.exhausted == ()
 
 
 def test_recovery_is_from_the_death_to_the_next_claim(database: Database, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from domain.errors import Code
-from domain.states import AttemptState, JobState
+from domain.states import AttemptState, JobState, Phase
 from storage import invariants, jobs, parts
 from storage.tables import Attempt
 from tests.chaos import witness
@@ -19,6 +19,8 @@ from tests.chaos.site import LEASE_SECONDS, SWEEP_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from sqlalchemy.orm import Session
 
     from domain.jobs import Job, Part
     from storage.artifacts import ArtifactStore
@@ -88,8 +90,9 @@ def judge(
         found = {job_id: jobs.get(session, job_id) for job_id in by_id if jobs.exists(session, job_id)}
         done = {job_id: parts.of_job(session, job_id) for job_id in found}
         violations = invariants.check(session, store, max_attempts=max_attempts)
+        tries = _tries_in_vain(session)
     notes = witness.read(database, list(by_id))
-    verdicts = [_Job(by_id[job_id], job, done[job_id], max_attempts) for job_id, job in found.items()]
+    verdicts = [_Job(by_id[job_id], job, done[job_id], tries[job_id], max_attempts) for job_id, job in found.items()]
     return Verdict(
         jobs=len(accepted),
         parts=sum(len(of_job) for of_job in done.values()),
@@ -103,12 +106,19 @@ def judge(
     )
 
 
-class _Job:
-    """One job as it is, beside what it should be."""
+def _tries_in_vain(session: Session) -> Counter[str]:
+    """Of each job: attempts at planning or finishing it that came to nothing."""
+    in_vain = (Attempt.phase != Phase.SLICE, Attempt.state.in_((AttemptState.LOST, AttemptState.FAILED)))
+    query = select(Attempt.job_id, func.count()).where(*in_vain).group_by(Attempt.job_id)
+    return Counter({job_id: count for job_id, count in session.execute(query)})
 
-    def __init__(self, accepted: Accepted, job: Job, done: list[Part], max_attempts: int) -> None:
+
+class _Job:
+    """One job as it is, beside what it should be. `tries` at planning or finishing it came to nothing."""
+
+    def __init__(self, accepted: Accepted, job: Job, done: list[Part], tries: int, max_attempts: int) -> None:
         self._accepted, self._expected = accepted, accepted.expected
-        self._job, self._parts, self._most = job, done, max_attempts
+        self._job, self._parts, self._tries, self._most = job, done, tries, max_attempts
         self._name = f"{accepted.name} ({job.id})"
 
     def lost(self) -> list[str]:
@@ -121,9 +131,13 @@ class _Job:
             for part, settled in zip(self._parts, self._expected.parts, strict=False)
             if _code(part) == Code.WORKER_LOST != settled.code and part.attempts == self._most
         ]
-        if self._job.error and self._job.error.code == Code.WORKER_LOST and not self._parts:
-            given_up.append(self._name)
-        return given_up
+        return [*given_up, *([self._name] if self._is_given_up else [])]
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Its workers died again and again while they planned or finished it."""
+        code = self._job.error.code if self._job.error else None
+        return self._job.state is JobState.FAILED and code == Code.WORKER_LOST and self._tries >= self._most
 
     def wrong(self) -> list[str]:
         if not self._job.state.is_final or self._is_cancelled:
@@ -137,6 +151,8 @@ class _Job:
         return self._accepted.cancelled and self._job.state is JobState.CANCELLED
 
     def _wrong_parts(self, *, worker_lost_is_right: bool) -> list[str]:
+        if self._is_given_up and not self._parts:
+            return []  # nobody could plan it
         if len(self._parts) != len(self._expected.parts):
             return [f"{self._name} has {len(self._parts)} parts, not {len(self._expected.parts)}"]
         return [
