@@ -37,6 +37,9 @@ IN_HAND = 40
 CANCELLED_EACH = 25
 SAMPLE_SECONDS = 2.0
 END_SECONDS = 600.0
+IDLE_SECONDS = 30.0
+"""After the last job is over, for workers to take what is left in Redis: messages about work that others did, or that
+was cancelled."""
 GROWTH = 0.10
 """Of the mean: what memory may rise by over the measured time."""
 SLACK_MB = 16.0
@@ -108,6 +111,8 @@ def soak(site: Site, folder: Path, *, seconds: float) -> Outcome:
             time.sleep(0.05)
         with contextlib.suppress(TimeoutError):  # told below, as jobs that are open
             until(lambda: not count_open(site), seconds=END_SECONDS, what="the end of all jobs")
+        with contextlib.suppress(TimeoutError):  # told below, too
+            until(lambda: not count_messages(site.broker), seconds=IDLE_SECONDS, what="the last message")
         artifacts = ArtifactStore(client.settings.artifacts)
     return Outcome(
         seconds=time.monotonic() - began,
@@ -226,7 +231,7 @@ def _broken(site: Site, artifacts: ArtifactStore) -> Iterator[str]:
     if leases := _leases(site):
         yield f"{leases} leases are held when nothing is left to do"
     if messages := count_messages(site.broker):
-        yield f"{messages} messages lie in Redis when nothing is left to do"
+        yield f"{messages} messages lie in Redis {IDLE_SECONDS:.0f} s after nothing was left to do"
     yield from (f"worker {worker.slot} is not there" for worker in site.workers if not worker.alive)
     with site.database.read() as session:
         for one in invariants.check(session, artifacts, max_attempts=MAX_ATTEMPTS):
