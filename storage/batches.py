@@ -291,6 +291,16 @@ def cancel_some(session: Session, batch_id: str, *, now: datetime, limit: int, u
     return len(rows)
 
 
+def end_cancelled(session: Session, *, now: datetime, limit: int) -> int:
+    """Cancel some jobs that are open though their batch was cancelled: who did that was killed. Returns how many."""
+    is_open = exists().where(Job.batch_id == Batch.id, Job.state.in_(jobs.OPEN))
+    query = select(Batch.id).where(Batch.over_at.is_(None), Batch.cancelled_at.is_not(None), is_open)
+    count = 0
+    for id in session.scalars(query).all():
+        count += cancel_some(session, id, now=now, limit=limit - count)
+    return count
+
+
 def _end_all(session: Session, ids: Sequence[str], *, now: datetime) -> None:
     """As `jobs.end`, for many jobs that this transaction has locked."""
     held = and_(Part.job_id.in_(ids), Part.token.is_not(None), Part.state.in_(jobs.UNSETTLED))

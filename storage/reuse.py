@@ -69,6 +69,7 @@ def wait_for(session: Session, claim: JobClaim, earlier: Job, *, until: datetime
     """Wait for the job that is at it; its end wakes this one, or `until`. The try does not count. Raises LostError."""
     row = tables.Job
     values = {"reused_from": earlier.id, "not_before": until, "rung_at": None, "tries": row.tries - 1}
+    values["work_key"] = None  # it had one if it failed before: others, whom it waits for, would wait for it
     jobs.guarded(session, claim, JobState.PENDING, {**values, "attempts": row.attempts - 1})
     attempts.close(session, claim.token, state=AttemptState.SUCCEEDED, now=now)
 

@@ -32,6 +32,7 @@ def sweep(context: Context) -> bool:
     _bury_the_dead(context)
     _end_the_overdue(context)
     with context.database.write() as session:
+        batches.end_cancelled(session, now=context.clock(), limit=AT_ONCE)
         batches.close_over(session, now=context.clock())
     ring_due(context)
     ring_again(context)

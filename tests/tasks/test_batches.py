@@ -89,3 +89,15 @@ def test_nothing_of_a_cancelled_batch_begins_and_the_sweep_closes_it(make_worker
     with worker.context.database.read() as session:
         assert batches.find(session, "b").over_at == worker.clock.now
         assert invariants.check(session, worker.context.artifacts) == []
+
+
+def test_the_sweep_ends_what_is_left_of_a_batch_whose_cancel_was_killed(make_worker: MakeWorker, file: Path) -> None:
+    worker = make_worker(StandInReaders("One."), max_messages=MESSAGES)
+    batch = submitted(worker, file)
+    with worker.context.database.write() as session:
+        batches.mark_cancelled(session, batch.id, now=worker.clock.now)
+    assert worker.sweep()
+    assert states(worker, batch) == {JobState.CANCELLED: MEMBERS}
+    with worker.context.database.read() as session:
+        assert batches.find(session, "b").over_at == worker.clock.now
+        assert invariants.check(session, worker.context.artifacts) == []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import select
 
-from domain.errors import Code, EngineError
+from domain.errors import Code, EngineError, SourceError
 from domain.messages import PLAN_JOB
 from domain.params import Caption, Ocr
 from domain.states import JobState
@@ -146,6 +146,28 @@ def test_a_job_that_waits_can_be_cancelled_and_tried_again(worker: Worker, file:
     with worker.context.database.write() as session:
         assert jobs.retry(session, second).reused_from is None
     assert worker.plan(second).reused_from == first
+
+
+@both
+def test_two_that_both_failed_do_not_wait_for_each_other_when_tried_again(make_worker: MakeWorker, file: Path) -> None:
+    readers = StandInReaders("One.")
+    worker = make_worker(readers, reuse=True)
+    readers.on_probe = refuse
+    twice = worker.submit(Ocr(), file), worker.submit(Ocr(), file)
+    for id in twice:
+        assert worker.drive(id).state is JobState.FAILED
+    readers.on_probe = lambda: None
+    with worker.context.database.write() as session:
+        for id in twice:
+            jobs.retry(session, id)
+    for id in twice:
+        worker.plan(id)
+    assert [worker.drive(id).state for id in twice] == [JobState.SUCCEEDED] * 2
+    sound(worker)
+
+
+def refuse() -> None:
+    raise SourceError("not now", code=Code.SOURCE_DAMAGED)
 
 
 def test_what_a_password_opened_is_given_to_nobody(worker: Worker, file: Path) -> None:
