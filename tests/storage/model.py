@@ -48,14 +48,37 @@ class Part:
 
 
 @dataclass
-class Job:
+class Batch:
+    """`is_submitted`: nothing more is added by the submit that was last. `share` bounds its parts in flight."""
+
     id: str
+    name: str
+    share: int | None = None
+    is_submitted: bool = False
+    is_cancelled: bool = False
+    is_over: bool = False
+    members: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass
+class Job:
+    """`content` is what its source holds. A password opens one that is `locked`, so that nothing is reused. `work` is
+    what it does and others may wait for; `reused` the job whose result it was given, or, while pending, waits for."""
+
+    id: str
+    content: str
+    batch: Batch | None = None
+    fresh: bool = False
+    locked: bool = False
     state: JobState = JobState.PENDING
     parts: list[Part] = field(default_factory=list)
     tries: int = 0
     deaths: int = 0
     holder: str | None = None
     not_before: datetime | None = None
+    finished_at: datetime | None = None
+    work: str | None = None
+    reused: Job | None = None
 
     @property
     def is_open(self) -> bool:
@@ -105,6 +128,10 @@ class Model:
     max_attempts: int
     jobs: list[Job] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+
+    def of_batch(self, batch: Batch) -> list[Job]:
+        return [job for job in self.jobs if job.batch is batch]
 
     def live(self, job: Job) -> Iterator[Claim]:
         return (claim for claim in self.claims if claim.job is job and claim.lives)
@@ -128,9 +155,23 @@ class Model:
         fresh = [part.number for part in due if not self.must_be_alone(part)]
         return (fresh, False) if fresh or not due else ([due[0].number], True)
 
-    def end(self, job: Job, state: JobState) -> None:
-        """The job is over: nobody has anything of it in hand."""
-        job.state, job.holder = state, None
+    def same(self, job: Job) -> list[Job]:
+        """The jobs of which one must be asked before this one is worked on, the best ones only.
+
+        A job that has waited once does not wait again.
+        """
+        if job.locked or job.fresh:
+            return []
+        others = [other for other in self.jobs if other is not job and other.work == job.content]
+        done = [other for other in others if other.state is JobState.SUCCEEDED]
+        return done or ([] if job.reused else [other for other in others if other.is_open])
+
+    def end(self, job: Job, state: JobState, now: datetime) -> None:
+        """The job is over: nobody has anything of it in hand, and who waits for it may look."""
+        job.state, job.holder, job.finished_at, job.locked = state, None, now, False
+        for other in self.jobs:
+            if other.reused is job and other.state is JobState.PENDING and other.holder is None:
+                other.not_before = None
         for part in job.parts:
             if part.is_open:
                 part.free()
@@ -140,7 +181,9 @@ class Model:
     def retry(self, job: Job) -> None:
         job.state = JobState.RUNNING if job.parts else JobState.PENDING
         job.tries = job.deaths = 0
-        job.not_before = None
+        job.not_before = job.finished_at = job.reused = None
+        if job.batch:
+            job.batch.is_cancelled = job.batch.is_over = False
         for part in job.parts:
             if part.state is not PartState.SUCCEEDED:
                 part.begin_anew()
@@ -152,13 +195,13 @@ class Model:
             part.attempts -= part.state is PartState.RUNNING
             part.free()
 
-    def bury(self, claim: Claim) -> None:
+    def bury(self, claim: Claim, now: datetime) -> None:
         claim.lives = False
         if claim.phase is Phase.SLICE:
             for part in list(claim.job.held_by(claim.token)):
                 self._lose_part(part, alone=claim.alone)
         else:
-            self._lose_job(claim.job, alone=claim.alone)
+            self._lose_job(claim.job, now, alone=claim.alone)
 
     def _lose_part(self, part: Part, *, alone: bool) -> None:
         if part.state is PartState.RUNNING:
@@ -169,11 +212,11 @@ class Model:
                 part.attempts = self.max_attempts - 1
         return part.free()
 
-    def _lose_job(self, job: Job, *, alone: bool) -> None:
+    def _lose_job(self, job: Job, now: datetime, *, alone: bool) -> None:
         job.deaths += 1
         if job.tries >= self.max_attempts and alone:
             job.deaths -= 1  # its row keeps the count of before
-            return self.end(job, JobState.FAILED)
+            return self.end(job, JobState.FAILED, now)
         job.tries = min(job.tries, self.max_attempts - 1)
         job.holder = None
         return None

@@ -1,4 +1,5 @@
-"""The ledger against a model of it, in any order: claims, crashes, stale writers, two sweepers, cancels, retries.
+"""The ledger against a model of it, in any order: claims, crashes, stale writers, two sweepers, cancels, retries, and
+batches, whose members take turns, and jobs that do the same work, of which one waits for the other.
 
 Hypothesis makes up the orders. After every step the invariants hold and the rows are what the model says; at the end,
 whatever happened, ringing and working on leaves every job over. `NIGHTOWL_FUZZ_EXAMPLES=2000 pytest
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis
@@ -26,13 +28,18 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select, text, update
 
+from domain.batches import BatchSpec, Found
 from domain.errors import Code, ConflictError, Failure, LostError
 from domain.jobs import Result
+from domain.params import Ocr
+from domain.settings import Settings
 from domain.states import AttemptState, JobState, PartState, Phase, outcome
-from storage import attempts, due, jobs, parts, sweeping, tables
+from storage import attempts, batches, due, jobs, parts, sweeping, tables
 from storage.due import Bell
+from tasks import reuse
 from tests.storage.ledger import LEASE, Ledger
-from tests.storage.model import AGAIN, Claim, Job, Model, Part
+from tests.storage.model import AGAIN, Batch, Claim, Job, Model, Part
+from tests.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,10 +49,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("NIGHTOWL_FUZZ_EXAMPLES", "0"))  # read before the tests clear the environment
-MOST_JOBS = 3
-MOST_ROUNDS = 40
-"""Rounds of the bell in which every job must be over. A slice of three suspects takes three, so ten would do."""
+MOST_JOBS = 6
+MOST_ROUNDS = 200
+"""Rounds of the bell in which every job must be over, where the members of a batch go one by one."""
 RING_SECONDS = 60
+NO_BOUND = 50
 BROKEN = Failure(code=Code.ENGINE_FAILED, message="broken", retryable=True)
 
 which = st.integers(0, 9)
@@ -56,6 +64,8 @@ workers = st.sampled_from("abc")
 seconds = st.integers(-20, 40)
 """Clocks are stepped back, too."""
 delays = st.integers(0, 30)
+contents = st.sampled_from("qrs")
+members = st.lists(st.tuples(st.sampled_from(("1.pdf", "2.pdf", "3.pdf")), contents), max_size=3, unique=True)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -65,6 +75,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.ledger = Ledger(database)
         self.model = Model(max_attempts=3)
+        self.context: Any = SimpleNamespace(settings=Settings(reuse=True), clock=lambda: self.ledger.now)
         self.sound = True
         _empty(database)
 
@@ -72,15 +83,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self, max_attempts: int, pages: int, slice_parts: int) -> None:
         """One job is planned, so that there is something to do from the start."""
         self.ledger.max_attempts = self.model.max_attempts = max_attempts
-        self.submit(by_hand=False)
+        self.submit(by_hand=False, content="q")
         self.claim_job(0, False, "a")
         self.write_plan(0, pages, slice_parts)
 
     # People.
 
     @precondition(lambda self: len(self.model.jobs) < MOST_JOBS)
-    @rule(by_hand=st.booleans())
-    def submit(self, by_hand: bool) -> None:
+    @rule(by_hand=st.booleans(), content=contents)
+    def submit(self, by_hand: bool, content: str) -> None:
         id = f"job{len(self.model.jobs)}"
         if by_hand:
             with self.ledger.database.write() as session:
@@ -91,7 +102,7 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             self.ledger.submit(id=id, key=id)
             assert self.ledger.submit(key=id).id == id
-        self.model.jobs.append(Job(id))
+        self.model.jobs.append(Job(id, content, locked=by_hand))
 
     @rule(at=which, late=st.booleans())
     def end(self, at: int, late: bool) -> None:
@@ -105,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
             ended = self.ledger.cancel(job.id)
         assert ended == job.is_open
         if ended:
-            self.model.end(job, JobState.FAILED if late else JobState.CANCELLED)
+            self.model.end(job, JobState.FAILED if late else JobState.CANCELLED, self.ledger.now)
 
     @rule(at=which)
     def retry(self, at: int) -> None:
@@ -116,6 +127,110 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             with pytest.raises(ConflictError):
                 self.ledger.retry(job.id)
+
+    # Batches.
+
+    @rule(name=st.sampled_from("xy"), share=st.sampled_from((None, None, 1, 2)))
+    def open_batch(self, name: str, share: int | None) -> None:
+        """A submit begins: of a batch that is new, or goes on, or was cancelled, or is over."""
+        spec = BatchSpec(name=name, params=Ocr(), share=share)
+        with self.ledger.database.write() as session:
+            id = batches.open_batch(session, spec, now=self.ledger.now).id
+        batch = next((batch for batch in self.model.batches if batch.name == name), None)
+        if batch is None:
+            self.model.batches.append(batch := Batch(id, name))
+        assert batch.id == id
+        batch.share, batch.is_submitted, batch.is_cancelled, batch.is_over = share, False, False, False
+
+    @precondition(lambda self: self.model.batches and len(self.model.jobs) < MOST_JOBS)
+    @rule(at=which, members=members, fresh=st.sampled_from((False, False, True)), ring=st.integers(0, 2))
+    def add_members(self, at: int, members: list[tuple[str, str]], fresh: bool, ring: int) -> None:
+        """What is there already is not added again, and nothing to a batch that was cancelled meanwhile."""
+        batch = _pick(self.model.batches, at, lambda batch: not batch.is_cancelled)
+        spec = BatchSpec(name=batch.name, params=Ocr(), share=batch.share, fresh=fresh)
+        entries = [Found(path=path, source=f"/archive/{path}", sha256=64 * content) for path, content in members]
+        with self._refused_unless(not batch.is_cancelled, ConflictError), self.ledger.database.write() as session:
+            value = batches.find(session, batch.id)
+            added = batches.add(session, value, spec, entries, stored={}, now=self.ledger.now, ring=ring)
+        if batch.is_cancelled:
+            return
+        new = [member for member in members if member not in batch.members]
+        assert (len(added.jobs), added.already) == (len(new), len(members) - len(new))
+        batch.members.update(new)
+        for id, (_, content) in zip(added.jobs, new, strict=True):
+            self.model.jobs.append(Job(id, content, batch=batch, fresh=fresh))
+
+    @precondition(lambda self: self.model.batches)
+    @rule(at=which)
+    def close_submit(self, at: int) -> None:
+        batch = _pick(self.model.batches, at, lambda batch: not batch.is_submitted)
+        self._write(batches.close_submit, batch.id, now=self.ledger.now)
+        batch.is_submitted = True
+
+    @precondition(lambda self: self.model.batches)
+    @rule(at=which, limit=st.integers(0, 3), urgent=st.booleans())
+    def cancel_batch(self, at: int, limit: int, urgent: bool) -> None:
+        """It is marked, and a few of its jobs end; whoever cancelled it may be gone then. What runs goes first."""
+        batch = _pick(self.model.batches, at, lambda batch: not batch.is_cancelled)
+        self._write(batches.mark_cancelled, batch.id, now=self.ledger.now)
+        batch.is_cancelled = True
+        is_open = [job for job in self.model.of_batch(batch) if job.is_open]
+        running = [job for job in is_open if job.state is JobState.RUNNING]
+        with self.ledger.database.write() as session:
+            count = batches.cancel_some(session, batch.id, now=self.ledger.now, limit=limit, urgent=urgent)
+        ended = self._ended(is_open, count)
+        assert set(map(id, running)) <= set(map(id, ended)) or count <= min(len(running), limit)
+        assert urgent or count == min(len(is_open), limit)
+
+    @rule(limit=st.integers(0, 3))
+    def end_cancelled(self, limit: int) -> None:
+        """The sweep goes on where somebody who cancelled a batch was killed."""
+        is_open = [job for job in self.model.jobs if job.is_open and job.batch and job.batch.is_cancelled]
+        with self.ledger.database.write() as session:
+            count = batches.end_cancelled(session, now=self.ledger.now, limit=limit)
+        assert count == min(len(is_open), limit)
+        self._ended(is_open, count)
+
+    def _ended(self, among: list[Job], count: int) -> list[Job]:
+        """Which of the open jobs were cancelled: the ledger chooses, as many as it says."""
+        ended = [job for job in among if self.ledger.job(job.id).state is JobState.CANCELLED]
+        assert len(ended) == count
+        for job in ended:
+            self.model.end(job, JobState.CANCELLED, self.ledger.now)
+        return ended
+
+    @precondition(lambda self: self.model.batches)
+    @rule(at=which, limit=st.integers(1, 3))
+    def retry_batch(self, at: int, limit: int) -> None:
+        now = self.ledger.now
+
+        def ended_jobs(batch: Batch) -> list[Job]:
+            again = [job for job in self.model.of_batch(batch) if job.state in AGAIN]
+            return [job for job in again if job.finished_at and job.finished_at <= now]
+
+        batch = _pick(self.model.batches, at, lambda batch: bool(ended_jobs(batch)))
+        ended = ended_jobs(batch)
+        self._write(jobs.open_again, batch.id)
+        batch.is_cancelled = batch.is_over = False
+        with self.ledger.database.write() as session:
+            count = batches.retry_some(session, batch.id, ended_before=now, limit=limit)
+        assert count == min(len(ended), limit)
+        again = [job for job in ended if not self.ledger.job(job.id).state.is_final]
+        assert len(again) == count
+        for job in again:
+            self.model.retry(job)
+
+    @rule()
+    def close_over(self) -> None:
+        over = [
+            batch
+            for batch in self.model.batches
+            if batch.is_submitted and not batch.is_over and not any(job.is_open for job in self.model.of_batch(batch))
+        ]
+        with self.ledger.database.write() as session:
+            assert batches.close_over(session, now=self.ledger.now) == len(over)
+        for batch in over:
+            batch.is_over = True
 
     @rule(by=seconds)
     def pass_time(self, by: int) -> None:
@@ -141,6 +256,39 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model.claims.append(Claim(claim.token, job, phase, worker, alone, self._lease(), claim))
 
     @precondition(lambda self: self._claims(Phase.PLAN))
+    @rule(at=which)
+    def look_for_the_same(self, at: int) -> None:
+        """Before it is planned: has another job done this, or is one at it? Then it is given that, or waits."""
+        claim = self._claim(at, Phase.PLAN)
+        job, now = claim.job, self.ledger.now
+        real: Any = claim.real
+        if real.job.password is not None:
+            assert not self._settle(real, job)
+            return
+        same = self.model.same(job)
+        waits = job.reused is not None and job.reused.is_open and not job.fresh
+        with self._refused_unless(claim.lives):
+            settled = self._settle(real, job)
+        if not claim.lives:
+            return
+        assert settled == bool(same or waits)
+        if not settled:
+            job.work, job.reused = job.content, None
+            return
+        if same:
+            job.reused = next(other for other in same if other.id == self.ledger.job(job.id).reused_from)
+        if same and same[0].state is JobState.SUCCEEDED:
+            self.model.end(job, JobState.SUCCEEDED, now)
+            return
+        claim.lives, job.holder, job.not_before = False, None, now + reuse.WAIT
+        job.work = None
+        job.tries -= 1
+
+    def _settle(self, claim: Any, job: Job) -> bool:
+        with self.ledger.database.write() as session:
+            return reuse.settle(self.context, session, claim, 64 * job.content)
+
+    @precondition(lambda self: self._claims(Phase.PLAN))
     @rule(at=which, pages=st.integers(0, 4), slice_parts=st.integers(1, 3))
     def write_plan(self, at: int, pages: int, slice_parts: int) -> None:
         claim = self._claim(at, Phase.PLAN)
@@ -161,7 +309,7 @@ class LedgerMachine(RuleBasedStateMachine):
         with self._refused_unless(claim.lives):
             self._close(claim.real, state)
         if claim.lives:
-            self.model.end(job, state)
+            self.model.end(job, state, self.ledger.now)
 
     def _close(self, claim: Any, state: JobState) -> None:
         error = None if state is JobState.SUCCEEDED else BROKEN
@@ -185,7 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 self._write(jobs.release, claim.real, now=now)
         if claim.lives and how == "failed":
-            self.model.end(job, JobState.FAILED)
+            self.model.end(job, JobState.FAILED, now)
         elif claim.lives:
             claim.lives, job.holder = False, None
             job.tries -= how == "given back"
@@ -327,18 +475,18 @@ class LedgerMachine(RuleBasedStateMachine):
         buried = [self._bury(token, job_id) for pair in zip(first, second, strict=True) for token, job_id in pair]
         assert sum(buried) == len(dead)
         for claim in dead:
-            self.model.bury(claim)
+            self.model.bury(claim, self.ledger.now)
 
     def _bury(self, token: str, job_id: str) -> bool:
         with self.ledger.database.write() as session:
             work = sweeping.bury(session, token, job_id, max_attempts=self.model.max_attempts, now=self.ledger.now)
         return work is not None
 
-    @rule(lost=st.booleans())
-    def ring(self, lost: bool) -> None:
+    @rule(lost=st.booleans(), limit=st.sampled_from((0, 1, 2, 4, 8, NO_BOUND)), share=st.integers(0, 4))
+    def ring(self, lost: bool, limit: int, share: int) -> None:
         """Messages are made. They get lost and the marks stay, or the broker is away and the marks are taken back."""
         with self.ledger.database.write() as session:
-            rung = self._due(session)
+            rung = self._due(session, limit=limit, batches=limit * share // 4)
             if not lost:
                 due.unring(session, rung)
 
@@ -351,14 +499,18 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.ledger.database.read() as session:
             found_jobs = {job.id: job for job in session.scalars(select(tables.Job))}
             found_parts = list(session.scalars(select(tables.Part).order_by(tables.Part.job_id, tables.Part.number)))
+            found_batches = {batch.id: _of_batch(batch) for batch in session.scalars(select(tables.Batch))}
         assert {id: _of_job(job) for id, job in found_jobs.items()} == {
             job.id: _of_model(job) for job in self.model.jobs
         }
         assert [_of_part(part) for part in found_parts] == [
             (job.id, part.number, part.state, part.attempts, part.deaths, part.text, part.code)
-            for job in self.model.jobs
+            for job in sorted(self.model.jobs, key=lambda job: job.id)
             for part in job.parts
         ]
+        assert found_batches == {
+            batch.id: (batch.is_submitted, batch.is_cancelled, batch.is_over) for batch in self.model.batches
+        }
         for part in (part for job in self.model.jobs for part in job.parts):
             assert part.code != "worker_lost" or part.deaths >= 1
         self.sound = True
@@ -373,7 +525,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.pass_time(RING_SECONDS + 1)
             self.ledger.bury_dead()
             with self.ledger.database.write() as session:
-                rung = self._due(session)
+                batches.end_cancelled(session, now=self.ledger.now, limit=1)
+                batches.close_over(session, now=self.ledger.now)
+                rung = self._due(session, limit=NO_BOUND, batches=NO_BOUND)
             for message in rung:
                 self._hear(message)
             assert self.ledger.check() == []
@@ -389,15 +543,22 @@ class LedgerMachine(RuleBasedStateMachine):
                 for part in claim.parts:
                     ledger.do(claim, part.number)
         elif plan := ledger.plan_claim(job_id) or ledger.plan_claim(job_id, alone=True):
-            ledger.write_plan(plan, pages=2, slice_parts=1)
+            job = next(job for job in self.model.jobs if job.id == job_id)
+            if not self._settle(plan, job):
+                ledger.write_plan(plan, pages=2, slice_parts=1)
         elif finish := ledger.finish_claim(job_id) or ledger.finish_claim(job_id, alone=True):
             over = ledger.job(job_id).parts
             self._close(finish, outcome(succeeded=over.succeeded, failed=over.failed))
 
-    def _due(self, session: Any) -> list[Due]:
-        stale_before = self.ledger.now - timedelta(seconds=RING_SECONDS)
-        bell = Bell(now=self.ledger.now, stale_before=stale_before)
-        return [item for ask in (due.finishes, due.slices, due.plans) for item in ask(session, bell, limit=50)]
+    def _due(self, session: Any, *, limit: int, batches: int) -> list[Due]:
+        """At most `limit` of each sort, and `batches` of them of batches."""
+        bell = Bell(now=self.ledger.now, stale_before=self.ledger.now - timedelta(seconds=RING_SECONDS))
+        turns = Turns(session, bell, limit=limit, batches=batches)
+        slices = due.slices(session, bell, limit=limit, batches=batches)
+        plans = due.plans(session, bell, limit=limit, batches=batches)
+        turns.check_slices(slices)
+        turns.check_plans(plans)
+        return [*due.finishes(session, bell, limit=limit), *slices, *plans]
 
     # Ways to say it shortly.
 
@@ -424,11 +585,11 @@ class LedgerMachine(RuleBasedStateMachine):
             function(session, *args, **rest)
 
     @contextmanager
-    def _refused_unless(self, allowed: bool) -> Iterator[None]:
+    def _refused_unless(self, allowed: bool, how: type[Exception] = LostError) -> Iterator[None]:
         if allowed:
             yield
         else:
-            with pytest.raises(LostError):
+            with pytest.raises(how):
                 yield
 
 
@@ -440,20 +601,25 @@ def _pick(rows: Sequence[T], at: int, sensible: Callable[[T], bool]) -> T:
 
 def _empty(database: Database) -> None:
     with database.write() as session:
-        for table in (tables.Part, tables.Attempt, tables.Artifact, tables.Job):
+        for table in (tables.Part, tables.Attempt, tables.Artifact, tables.Member, tables.Job, tables.Batch):
             session.execute(delete(table))
         session.execute(update(tables.Ledger).values(value=0, holder=None, until=None))
 
 
 def _of_job(row: tables.Job) -> tuple[object, ...]:
-    return (
-        JobState(row.state), row.token, row.tries, row.deaths, row.parts_total, row.parts_succeeded, row.parts_failed
-    )  # fmt: skip
+    held = (JobState(row.state), row.token, row.tries, row.deaths, row.not_before)
+    counts = (row.parts_total, row.parts_succeeded, row.parts_failed)
+    return *held, *counts, row.reused_from, row.work_key is not None
 
 
 def _of_model(job: Job) -> tuple[object, ...]:
-    succeeded, failed = job.count(PartState.SUCCEEDED), job.count(PartState.FAILED)
-    return job.state, job.holder, job.tries, job.deaths, len(job.parts), succeeded, failed
+    held = (job.state, job.holder, job.tries, job.deaths, job.not_before)
+    counts = (len(job.parts), job.count(PartState.SUCCEEDED), job.count(PartState.FAILED))
+    return *held, *counts, job.reused.id if job.reused else None, job.work is not None
+
+
+def _of_batch(row: tables.Batch) -> tuple[bool, ...]:
+    return row.submitted_at is not None, row.cancelled_at is not None, row.over_at is not None
 
 
 def _of_part(row: tables.Part) -> tuple[object, ...]:
