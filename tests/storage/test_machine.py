@@ -64,7 +64,8 @@ workers = st.sampled_from("abc")
 seconds = st.integers(-20, 40)
 """Clocks are stepped back, too."""
 delays = st.integers(0, 30)
-contents = st.sampled_from("qrs")
+contents = st.sampled_from("qqr")
+shares = st.sampled_from((None, 1, 2))
 members = st.lists(st.tuples(st.sampled_from(("1.pdf", "2.pdf", "3.pdf")), contents), max_size=3, unique=True)
 
 
@@ -79,13 +80,23 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sound = True
         _empty(database)
 
-    @initialize(max_attempts=st.sampled_from((3, 3, 2, 1, 4)), pages=st.integers(1, 4), slice_parts=st.integers(1, 3))
-    def begin(self, max_attempts: int, pages: int, slice_parts: int) -> None:
-        """One job is planned, so that there is something to do from the start."""
+    @initialize(
+        max_attempts=st.sampled_from((3, 3, 2, 1, 4)),
+        pages=st.integers(1, 4),
+        slice_parts=st.integers(1, 3),
+        members=members,
+        share=shares,
+    )
+    def begin(
+        self, max_attempts: int, pages: int, slice_parts: int, members: list[tuple[str, str]], share: int | None
+    ) -> None:
+        """One job is planned and a batch is there, so that there is something to do from the start."""
         self.ledger.max_attempts = self.model.max_attempts = max_attempts
         self.submit(by_hand=False, content="q")
         self.claim_job(0, False, "a")
+        self.look_for_the_same(0)
         self.write_plan(0, pages, slice_parts)
+        self.submit_batch("x", share, members, False, 0, True)
 
     # People.
 
@@ -130,7 +141,25 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Batches.
 
-    @rule(name=st.sampled_from("xy"), share=st.sampled_from((None, None, 1, 2)))
+    @precondition(lambda self: len(self.model.jobs) < MOST_JOBS)
+    @rule(
+        name=st.sampled_from("xy"),
+        share=shares,
+        members=members,
+        fresh=st.booleans(),
+        ring=st.integers(0, 2),
+        ends=st.booleans(),
+    )
+    def submit_batch(
+        self, name: str, share: int | None, members: list[tuple[str, str]], fresh: bool, ring: int, ends: bool
+    ) -> None:
+        self.open_batch(name, share)
+        batch = next(batch for batch in self.model.batches if batch.name == name)
+        self._add(batch, members, fresh=fresh, ring=ring)
+        if ends:
+            self._close_submit(batch)
+
+    @rule(name=st.sampled_from("xy"), share=shares)
     def open_batch(self, name: str, share: int | None) -> None:
         """A submit begins: of a batch that is new, or goes on, or was cancelled, or is over."""
         spec = BatchSpec(name=name, params=Ocr(), share=share)
@@ -143,10 +172,13 @@ class LedgerMachine(RuleBasedStateMachine):
         batch.share, batch.is_submitted, batch.is_cancelled, batch.is_over = share, False, False, False
 
     @precondition(lambda self: self.model.batches and len(self.model.jobs) < MOST_JOBS)
-    @rule(at=which, members=members, fresh=st.sampled_from((False, False, True)), ring=st.integers(0, 2))
-    def add_members(self, at: int, members: list[tuple[str, str]], fresh: bool, ring: int) -> None:
-        """What is there already is not added again, and nothing to a batch that was cancelled meanwhile."""
+    @rule(at=which, members=members, ring=st.integers(0, 2))
+    def add_members(self, at: int, members: list[tuple[str, str]], ring: int) -> None:
         batch = _pick(self.model.batches, at, lambda batch: not batch.is_cancelled)
+        self._add(batch, members, fresh=False, ring=ring)
+
+    def _add(self, batch: Batch, members: list[tuple[str, str]], *, fresh: bool, ring: int) -> None:
+        """What is there already is not added again, and nothing to a batch that was cancelled meanwhile."""
         spec = BatchSpec(name=batch.name, params=Ocr(), share=batch.share, fresh=fresh)
         entries = [Found(path=path, source=f"/archive/{path}", sha256=64 * content) for path, content in members]
         with self._refused_unless(not batch.is_cancelled, ConflictError), self.ledger.database.write() as session:
@@ -163,15 +195,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.batches)
     @rule(at=which)
     def close_submit(self, at: int) -> None:
-        batch = _pick(self.model.batches, at, lambda batch: not batch.is_submitted)
+        self._close_submit(_pick(self.model.batches, at, lambda batch: not batch.is_submitted))
+
+    def _close_submit(self, batch: Batch) -> None:
         self._write(batches.close_submit, batch.id, now=self.ledger.now)
         batch.is_submitted = True
 
     @precondition(lambda self: self.model.batches)
-    @rule(at=which, limit=st.integers(0, 3), urgent=st.booleans())
+    @rule(at=which, limit=st.integers(1, 3), urgent=st.booleans())
     def cancel_batch(self, at: int, limit: int, urgent: bool) -> None:
         """It is marked, and a few of its jobs end; whoever cancelled it may be gone then. What runs goes first."""
-        batch = _pick(self.model.batches, at, lambda batch: not batch.is_cancelled)
+        batch = _pick(self.model.batches, at, lambda batch: any(job.is_open for job in self.model.of_batch(batch)))
         self._write(batches.mark_cancelled, batch.id, now=self.ledger.now)
         batch.is_cancelled = True
         is_open = [job for job in self.model.of_batch(batch) if job.is_open]
@@ -254,6 +288,16 @@ class LedgerMachine(RuleBasedStateMachine):
         job.holder = claim.token
         phase = Phase.PLAN if planning else Phase.FINISH
         self.model.claims.append(Claim(claim.token, job, phase, worker, alone, self._lease(), claim))
+
+    @rule(at=which, worker=workers, pages=st.integers(0, 3))
+    def plan_job(self, at: int, worker: str, pages: int) -> None:
+        """As workers do it, if nobody dies: claim, look whether it was done before, write the plan."""
+        before = len(self.model.claims)
+        self.claim_job(at, False, worker)
+        if len(self.model.claims) > before and self.model.claims[-1].phase is Phase.PLAN:
+            self.look_for_the_same(0)
+            if self.model.claims[-1].lives:
+                self.write_plan(0, pages, 1)
 
     @precondition(lambda self: self._claims(Phase.PLAN))
     @rule(at=which)
@@ -455,6 +499,15 @@ class LedgerMachine(RuleBasedStateMachine):
             if claim.token in held:
                 claim.lease_until = until
 
+    @rule()
+    def cut_leases(self) -> None:
+        """The sweep cuts those that no right clock gives."""
+        beyond = self.ledger.now + 2 * LEASE
+        self._write(attempts.shorten, beyond=beyond, until=self._lease())
+        for claim in self.model.claims:
+            if claim.lives and claim.lease_until > beyond:
+                claim.lease_until = self._lease()
+
     @rule(worker=workers)
     def report_death(self, worker: str) -> None:
         with self.ledger.database.write() as session:
@@ -629,7 +682,7 @@ def _of_part(row: tables.Part) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("database_url", "examples", "steps"),
     [
-        pytest.param("sqlite", EXAMPLES or 25, 40, id="sqlite"),
+        pytest.param("sqlite", EXAMPLES or 25, 50, id="sqlite"),
         pytest.param("postgresql", EXAMPLES // 4 or 6, 30, id="postgresql", marks=pytest.mark.postgres),
     ],
     indirect=["database_url"],
