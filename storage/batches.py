@@ -296,7 +296,8 @@ def end_cancelled(session: Session, *, now: datetime, limit: int) -> int:
     is_open = exists().where(Job.batch_id == Batch.id, Job.state.in_(jobs.OPEN))
     query = select(Batch.id).where(Batch.over_at.is_(None), Batch.cancelled_at.is_not(None), is_open)
     count = 0
-    for id in session.scalars(query).all():
+    # Locked, so that nothing of a batch that is opened again at this moment is cancelled.
+    for id in session.scalars(query.with_for_update(skip_locked=True)).all():
         count += cancel_some(session, id, now=now, limit=limit - count)
     return count
 
