@@ -14,6 +14,11 @@ from domain.errors import Code, ParamsError, SourceError
 DECODER_MIB = 180
 """Memory of a reader child that has its decoders loaded, and of the page that it gives back."""
 
+TABLE_BYTES = 1024
+"""Of the table of a zip file, for each member that it may have. Names are some dozens of bytes long."""
+FREE_BYTES = 64 * 1024**2
+"""Unpacked bytes to which the bound on the ratio does not apply: a small archive of blank pages is no bomb."""
+
 
 class Limits(BaseModel):
     """Safe defaults; every field is a setting `NIGHTOWL_LIMITS__<NAME>`."""
@@ -35,7 +40,11 @@ class Limits(BaseModel):
     max_text_bytes: int = Field(
         default=10_000_000,
         gt=0,
-        description="Largest file of plain text or of markup (SVG, FB2), in bytes; such a file is laid out as a whole.",
+        description="Largest plain text or piece of markup (SVG, FB2, a chapter of an e-book), in bytes; each is laid "
+        "out as a whole.",
+    )
+    max_members: int = Field(
+        default=50_000, gt=0, description="Most members of a document that is a zip file: an e-book, XPS, a comic."
     )
     max_params_bytes: int = Field(default=1_000_000, gt=0, description="Params of one job, as JSON in bytes.")
     max_result_bytes: int = Field(
@@ -63,7 +72,10 @@ class Limits(BaseModel):
         default=512 * 1024**3, gt=0, description="Most bytes that the archives of one submit may unpack to."
     )
     max_archive_ratio: float = Field(
-        default=200.0, ge=1, description="How many times its own bytes an archive may unpack to, all depths together."
+        default=200.0,
+        ge=1,
+        description="How many times its own bytes an archive, all depths together, or a document that is a zip may "
+        "unpack to.",
     )
     max_archive_depth: int = Field(
         default=3, ge=1, le=20, description="How deep archives may lie in each other; 1 opens none inside of one."
@@ -77,6 +89,30 @@ class Limits(BaseModel):
                 f"{name} has {size} bytes; the limit is {self.max_source_bytes} "
                 "(setting NIGHTOWL_LIMITS__MAX_SOURCE_BYTES)",
                 code=Code.SOURCE_TOO_LARGE,
+            )
+
+    def check_members(self, count: int, *, table_bytes: int, name: str) -> None:
+        """Of a zip file; its table is read into memory whole."""
+        if count > self.max_members:
+            raise SourceError(
+                f"{name} is a zip file of {count} members; the limit for one document is {self.max_members} "
+                "(setting NIGHTOWL_LIMITS__MAX_MEMBERS)",
+                code=Code.ARCHIVE_LIMIT,
+            )
+        if table_bytes > self.max_members * TABLE_BYTES:
+            raise SourceError(
+                f"{name} is a zip file whose table has {table_bytes} bytes; the limit is {TABLE_BYTES} for each of "
+                f"{self.max_members} members (setting NIGHTOWL_LIMITS__MAX_MEMBERS)",
+                code=Code.ARCHIVE_LIMIT,
+            )
+
+    def check_unpacked(self, unpacked: int, *, packed: int, name: str) -> None:
+        """What the members of a zip file say that they unpack to, in bytes."""
+        if unpacked > FREE_BYTES and unpacked > self.max_archive_ratio * packed:
+            raise SourceError(
+                f"{name} unpacks to {unpacked} bytes, {unpacked / packed:.0f} times its own {packed}; the limit is "
+                f"{self.max_archive_ratio:g} times (setting NIGHTOWL_LIMITS__MAX_ARCHIVE_RATIO)",
+                code=Code.ARCHIVE_LIMIT,
             )
 
     def check_pages(self, count: int, *, name: str) -> None:

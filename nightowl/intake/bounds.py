@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from domain.errors import Code, SourceError
+from domain.limits import FREE_BYTES
 
 if TYPE_CHECKING:
     from domain.limits import Limits
-
-FREE_BYTES = 64 * 1024**2
-"""Unpacked bytes to which the bound on the ratio does not apply: a small archive of blank pages is no bomb."""
 
 
 class Readable(Protocol):

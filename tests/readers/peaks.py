@@ -37,7 +37,7 @@ TARGET_PIXELS = 2000
 LIMIT_CODES = frozenset(
     {
         *(Code.SOURCE_TOO_LARGE, Code.TOO_MANY_PAGES, Code.IMAGE_TOO_LARGE, Code.VIDEO_TOO_LONG),
-        *(Code.READ_TIMEOUT, Code.READ_MEMORY),
+        *(Code.READ_TIMEOUT, Code.READ_MEMORY, Code.ARCHIVE_LIMIT),
     }
 )
 """A failure at a limit names the limit's setting."""

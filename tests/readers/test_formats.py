@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
+from domain.errors import Code, SourceError
 from domain.limits import Limits
+from tests.readers.hostile.containers import chapter
+from tests.readers.hostile.containers import epub as book
+from tests.readers.hostile.pictures import png
 from worker.readers.base import Media, Open
+from worker.readers.breaks import breakable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,3 +152,36 @@ def test_a_format_with_pictures_shows_them(
     height, width = page.image.shape[:2]
     assert tuple(page.image[height * 4 // 10, width * 3 // 10]) == (255, 0, 0)
     assert tuple(page.image[height - 5, width - 5]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "utf-16", "cp1252"])
+def test_a_word_that_is_wider_than_the_sheet_is_read_to_its_end(
+    readers: Readers, tmp_path: Path, encoding: str
+) -> None:
+    letters = "".join(chr(ord("a") + n % 26) for n in range(1000)) + "." + "i" * 500
+    text = f"Before it {letters if encoding == 'ascii' else letters.replace('z', 'ü')} and behind."
+    page = readers.page(opened(tmp_path, text.encode(encoding)), 1, target_pixels=1000)
+    assert page.layer is not None
+    assert page.layer.text.replace("\n", "").replace(" ", "") == text.replace(" ", "")
+
+
+def test_long_lines_with_spaces_and_chinese_are_left_as_they_are() -> None:
+    text = "Words and words. " * 50 + "\u6f22\u5b57" * 200
+    assert breakable(text.encode()) == text.encode()
+
+
+def test_a_picture_of_a_comic_that_is_too_large_costs_its_page(readers: Readers, tmp_path: Path) -> None:
+    source = opened(tmp_path, archive({"2.png": square(), "10.png": png(100_000, 100_000), "1.PNG": square()}))
+    assert readers.probe(source).pages == 3
+    for number in (1, 2):
+        assert readers.page(source, number, target_pixels=400).width_points > 100
+    with pytest.raises(SourceError, match=r"page 3 of file is too large: 100000 x 100000") as caught:
+        readers.page(source, 3, target_pixels=400)
+    assert caught.value.code == Code.IMAGE_TOO_LARGE
+
+
+def test_a_picture_of_a_book_that_is_too_large_costs_its_page(readers: Readers, tmp_path: Path) -> None:
+    text = '<p>x</p><img src="i.png"/>'
+    source = opened(tmp_path, book(chapter(text), **{"i.png": png(20_000, 20_000)}))
+    with pytest.raises(SourceError, match=r"an embedded image on page \d of file is too large: 20000 x 20000"):
+        readers.page(source, readers.probe(source).pages, target_pixels=400)

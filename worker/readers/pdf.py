@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from domain.errors import Code, SourceError
 from worker.readers.base import Media, Open, Page, Probe
+from worker.readers.breaks import breakable, without_marks
+from worker.readers.comics import picture_size
 from worker.readers.ink import is_blank
 from worker.readers.layer import read_layer
 from worker.readers.mupdf import pymupdf
@@ -60,12 +62,15 @@ class Documents:
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             with _damage(f"page {number} of {source.label} cannot be loaded or drawn", Code.PAGE_DAMAGED):
+                if format == "cbz":
+                    _check_comic(source, number, pages=count)
                 page = document.load_page(number - 1)
                 _check_object(page, source, number)
-                _check_images(page, source, number)
-                return _render(page, source, number, target_pixels=target_pixels)
+                _check_images(page, source, number, format=format)
+                drawn = _render(page, source, number, target_pixels=target_pixels)
         finally:
             pymupdf.TOOLS.store_shrink(100)  # MuPDF keeps decoded images of pages that are not asked for again
+        return replace(drawn, layer=without_marks(drawn.layer)) if format == "txt" and drawn.layer else drawn
 
     def _open(self, source: Open, *, format: str) -> Any:
         stat = source.path.stat()
@@ -89,13 +94,18 @@ def open_document(source: Open, *, format: str) -> Any:
         source.limits.check_text_bytes(source.path.stat().st_size, name=source.label, format=format)
     with _damage(f"{source.label}: damaged {format}", Code.SOURCE_DAMAGED):
         if format in _STREAMED:
-            document = pymupdf.open(stream=source.path.read_bytes(), filetype=format)
+            document = pymupdf.open(stream=_content(source, format), filetype=format)
         else:
             document = pymupdf.open(source.path, filetype=format)
         _unlock(document, source)
         if document.is_reflowable:
             document.layout(width=_REFLOW[0], height=_REFLOW[1], fontsize=_REFLOW[2])
         return document
+
+
+def _content(source: Open, format: str) -> bytes:
+    content = source.path.read_bytes()
+    return breakable(content) if format == "txt" else content
 
 
 def _unlock(document: Any, source: Open) -> None:
@@ -111,7 +121,8 @@ def _unlock(document: Any, source: Open) -> None:
 
 
 def _count(document: Any, label: str, format: str) -> int:
-    with _damage(f"{label}: damaged page tree (the page count is not credible)", Code.SOURCE_DAMAGED):
+    what = "damaged page tree (the page count is not credible)" if format == "pdf" else f"damaged {format}"
+    with _damage(f"{label}: {what}", Code.SOURCE_DAMAGED):
         count = int(document.page_count)
     if count > 0:
         return count
@@ -129,14 +140,27 @@ def _check_object(page: Any, source: Open, number: int) -> None:
         )
 
 
-def _check_images(page: Any, source: Open, number: int) -> None:
+def _check_images(page: Any, source: Open, number: int, *, format: str) -> None:
     """Refuses a page that would unpack a picture over the limit; the file itself may be a few kilobytes."""
-    if not page.parent.is_pdf:
-        return
-    for _, _, width, height, *_ in page.get_images():
-        name = f"an embedded image on page {number} of {source.label}"
+    name = f"an embedded image on page {number} of {source.label}"
+    for width, height in _embedded(page, format):
         if width > 0 and height > 0:
             source.limits.check_image_pixels(width, height, name=name)
+
+
+def _embedded(page: Any, format: str) -> list[tuple[int, int]]:
+    """Pixels of the pictures on the page, as they say themselves."""
+    if format == "pdf":
+        return [(width, height) for _, _, width, height, *_ in page.get_images()]
+    if format in {"cbz", "txt"}:  # looked at before, and none
+        return []
+    return [(info["width"], info["height"]) for info in page.get_image_info()]
+
+
+def _check_comic(source: Open, number: int, *, pages: int) -> None:
+    """A page of a comic is a picture. Of one that is far too large MuPDF only says that it cannot be loaded."""
+    if (size := picture_size(source.path, number, pages=pages)) is not None:
+        source.limits.check_image_pixels(*size, name=f"page {number} of {source.label}")
 
 
 def _render(page: Any, source: Open, number: int, *, target_pixels: int) -> Page:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from domain.errors import Code, SourceError
 from worker.readers.base import Media
+from worker.readers.zipped import ENCRYPTED, TableError, check_table, read_table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from worker.readers.base import Open
 
 _HEAD_BYTES = 64 * 1024
@@ -118,10 +117,11 @@ def sniff(source: Open) -> Kind:
     """The kind of the file, after the cheap checks: it is there, is a file, is not empty and not over the byte limit.
 
     Raises:
-        SourceError: missing, a folder, empty, too large, or a kind that no reader opens (the message names it).
+        SourceError: missing, a folder, empty, too large, a zip file that is damaged or unpacks to too much, or a kind
+            that no reader opens (the message names it).
     """
     head = _read_head(source)
-    name = _format(source.path, head)
+    name = _format(source, head)
     media = _media(name)
     if media is None:
         raise SourceError(_refusal(source.label, name), code=Code.SOURCE_UNSUPPORTED)
@@ -135,19 +135,6 @@ def name_warnings(label: str, kind: Kind) -> tuple[str, ...]:
     if ending in _PROMISES and kind.format not in _PROMISES[ending]:
         return (f"the name says .{ending}, the content is {kind.format}",)
     return ()
-
-
-def archive_format(path: Path) -> str | None:
-    """ "zip", "tar", "gzip", … if the file is an archive of other files; None otherwise.
-
-    Office documents, e-books and XPS are zip files too, and are not archives. A zip of images only is a comic book if
-    its name ends in .cbz, else an archive: here, and only here, the bytes cannot tell.
-    """
-    with path.open("rb") as file:
-        name = _format(path, file.read(_HEAD_BYTES))
-    if name == "cbz":
-        return None if _ending(path.name) == "cbz" else "zip"
-    return name.removesuffix(" archive").split()[-1] if name.endswith(" archive") else None
 
 
 def _read_head(source: Open) -> bytes:
@@ -165,9 +152,9 @@ def _read_head(source: Open) -> bytes:
         raise SourceError(f"{label} cannot be read: {error.strerror}", code=Code.SOURCE_MISSING) from error
 
 
-def _format(path: Path, head: bytes) -> str:
+def _format(source: Open, head: bytes) -> str:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _zip_format(path)
+        return _zip_format(source)
     for offset, magic, name in _SIGNATURES:
         if head.startswith(magic, offset):
             return name
@@ -290,12 +277,16 @@ def _is_printable(text: str) -> bool:
     return controls == 0 and "\x7f" not in body and body.count("\ufffd") <= len(body) // 50
 
 
-def _zip_format(path: Path) -> str:
+def _zip_format(source: Open) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _zip_content(archive)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError):
-        return "damaged zip archive"
+        table = read_table(source)
+        with zipfile.ZipFile(source.path) as archive:
+            name = _zip_content(archive)
+    except (TableError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise SourceError(f"{source.label}: damaged or truncated zip file ({error})"[:300]) from error
+    if name in _DOCUMENTS:
+        check_table(table, file_bytes=source.path.stat().st_size, limits=source.limits, label=source.label)
+    return name
 
 
 def _zip_content(archive: zipfile.ZipFile) -> str:
@@ -316,7 +307,10 @@ def _zip_content(archive: zipfile.ZipFile) -> str:
 
 def _declared_type(archive: zipfile.ZipFile, names: list[str]) -> str | None:
     """EPUB and OpenDocument carry their media type in a small member of this name."""
-    if "mimetype" not in names or archive.getinfo("mimetype").file_size > 200:
+    if "mimetype" not in names:
+        return None
+    facts = archive.getinfo("mimetype")
+    if facts.file_size > 200 or facts.flag_bits & ENCRYPTED:
         return None
     with archive.open("mimetype") as member:
         declared = member.read(200).decode("ascii", "replace").strip()

@@ -83,7 +83,7 @@ def chapter(body: str) -> bytes:
     return f'<html xmlns="http://www.w3.org/1999/xhtml"><body>{body}</body></html>'.encode()
 
 
-BOUNDED = "read_memory read_timeout source_damaged page_damaged"
+BOUNDED = "read_memory read_timeout source_damaged page_damaged archive_limit source_too_large"
 
 
 @case("epub_chapter_of_a_gigabyte.epub", f"{BOUNDED} ok")
@@ -124,6 +124,56 @@ def _() -> bytes:
             **chapters,
         }
     )
+
+
+def many_names(count: int, *, says: int) -> bytes:
+    """An e-book with a long table of empty members, all in one place; the end of the table says another number."""
+    names = (f"{n:07d}".encode() for n in range(count))
+    head = b"PK\1\2\x14\0" + struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 0x21, 0, 0, 0, 7, 0) + bytes(14)
+    first = b"PK\3\4" + member("0000000", b"", 0, 0) + b"0000000"
+    table = b"".join(head + name for name in names)
+    wide = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, says, says, len(table), len(first))
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(first) + len(table), 1)
+    return first + table + wide + locator + end(0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+
+
+@case("epub_of_2_million_names.epub", "archive_limit", heavy=True)
+def _() -> bytes:
+    return many_names(2_000_000, says=2_000_000)
+
+
+@case("epub_of_2_million_names_says_3.epub", "archive_limit", heavy=True)
+def _() -> bytes:
+    return many_names(2_000_000, says=3)
+
+
+@case("epub_of_300000_names_says_3.epub", "source_damaged")
+def _() -> bytes:
+    return many_names(300_000, says=3)
+
+
+@case("epub_of_two_tables.epub", "source_damaged")
+def _() -> bytes:
+    """The end of the table leads to one table, its place to another: what is judged must be what is opened."""
+    good, other = epub(chapter("<p>x</p>")), many_names(60_000, says=60_000)
+    at = good.rindex(b"PK\5\6")
+    count, size = struct.unpack_from("<HI", good, at + 10)
+    return other + good[:at] + end(count, size, 30)
+
+
+@case("epub_chapter_of_60_megabytes.epub", "source_too_large")
+def _() -> bytes:
+    return epub(chapter("<p>many words</p>" * 3_500_000))
+
+
+@case("epub_encrypted.epub", "password_required")
+def _() -> bytes:
+    made = bytearray(epub(chapter("<p>x</p>")))
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = -1
+        while (at := made.find(mark, at + 1)) >= 0:
+            made[at + flags] |= 1
+    return bytes(made)
 
 
 @case("epub_of_nested_tables.epub", f"{BOUNDED} ok reader_crashed", heavy=True)
