@@ -178,7 +178,9 @@ class Submitter:
         """The batch's params with those of the row on top. Raises ParamsError."""
         if not member.params:
             return None
-        return check_params(self._spec.kind, {**self._spec.params.to_json(), **member.params})
+        params = check_params(self._spec.kind, {**self._spec.params.to_json(), **member.params})
+        self._settings.limits.check_params(params.to_json())
+        return params
 
     def _local(self, file: Path, path: str) -> Found:
         """A file of this machine: read once for its hash, and left where it lies unless it is to be uploaded."""

@@ -222,9 +222,11 @@ class Client:
         `share` bounds the parts of the batch that are in flight; `fresh` refuses results of earlier jobs.
 
         Raises:
+            ParamsError: the params are over the limit.
             SourceError: a source does not exist, or cannot be opened at all. What is wrong inside it is recorded.
             ConflictError: the name is that of a batch with another kind or other params.
         """
+        self.settings.limits.check_params(params.to_json())
         given = list(source) if isinstance(source, list | tuple) else [source]
         spec = BatchSpec(
             name=name or default_name(params, given),

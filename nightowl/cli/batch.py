@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from domain.batches import BATCH_PRIORITY
+from domain.errors import ParamsError
 from domain.states import JobState
 from nightowl.cli import options, show
 
@@ -48,6 +49,8 @@ def batch(
     """
     from nightowl.client import Client
 
+    if password == "-" and "-" in paths:
+        raise ParamsError("stdin cannot give both the paths and the password")
     params = options.parse_params(kind, param, password)
     with Client() as client:
         report = client.submit_batch(

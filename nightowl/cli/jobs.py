@@ -154,6 +154,7 @@ def retry(
 ) -> None:
     """Try failed, partial or cancelled jobs again. Parts that succeeded are kept."""
     options.check_batch(batch, jobs)
+    password = options.read_password(password)
     with _client() as client:
         if batch is not None:
             count = client.retry_batch(batch, password=password)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
@@ -26,7 +28,14 @@ ParamOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, with stable keys.")]
-PasswordOption = Annotated[str | None, typer.Option(help="Password of encrypted documents.", show_default=False)]
+PasswordOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Password of encrypted documents; - asks for it, or reads a line of stdin. Others on this machine can see "
+        "what a command line says.",
+        show_default=False,
+    ),
+]
 KeyOption = Annotated[str | None, typer.Option(help="Idempotency key; of one source only.", show_default=False)]
 PriorityOption = Annotated[int, typer.Option(help="Above 0 goes before other jobs.")]
 EngineOption = Annotated[
@@ -48,6 +57,16 @@ BatchOption = Annotated[
 JobArgument = Annotated[str, typer.Argument(help="Id of a job, or its first letters.", metavar="JOB")]
 
 
+def read_password(value: str | None) -> str | None:
+    """The password of an option; "-" asks for it. Raises ParamsError where nothing comes."""
+    if value != "-":
+        return value
+    typed = getpass.getpass("Password of the documents: ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not typed.rstrip("\r\n"):
+        raise ParamsError("--password - asks for a password, or reads a line of stdin, and none came")
+    return typed.rstrip("\r\n")
+
+
 def parse_params(kind: Kind, pairs: list[str] | None, password: str | None) -> Params:
     """Raises ParamsError naming the pair that is wrong."""
     from domain.params import check_params
@@ -61,7 +80,7 @@ def parse_params(kind: Kind, pairs: list[str] | None, password: str | None) -> P
             raise ParamsError(f"param {name!r} is given twice; lists are written with commas or as JSON")
         values[name] = _value(kind, name, value)
     if password is not None:
-        values["password"] = password
+        values["password"] = read_password(password)
     return check_params(kind, values)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from domain.errors import ConflictError, NotFoundError, SourceError
+from domain.errors import ConflictError, NotFoundError, ParamsError, SourceError
 from domain.settings import Settings
 from domain.states import JobState
 from nightowl import Client, Ocr
@@ -240,3 +240,19 @@ def test_messages_stay_bounded_whatever_is_submitted(
     assert len(rung.jobs) == 16
     urgent = client.submit(Ocr(), tmp_path / "x.txt", priority=1)
     assert rung.jobs[-1] == urgent.id, "somebody waits for it"
+
+
+def test_params_over_the_limit_are_refused_at_the_door(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTOWL_LIMITS__MAX_PARAMS_BYTES", "60")
+    (tmp_path / "a.txt").write_text("An owl.")
+    (tmp_path / "list.csv").write_text(f'source,pages\na.txt,1\na.txt,"{",".join(["1"] * 50)}"\n')
+    long = Ocr(pages=",".join(["1"] * 50))
+    with Client(Settings()) as small:
+        with pytest.raises(ParamsError, match=r"the limit is 60 \(setting NIGHTOWL_LIMITS__MAX_PARAMS_BYTES\)"):
+            small.submit_batch(long, tmp_path / "list.csv", name="large")
+        with pytest.raises(NotFoundError):
+            small.batch("large")
+        report = small.submit_batch(Ocr(), tmp_path / "list.csv", name="rows")
+    assert (report.added, report.skipped) == (1, {"params_invalid": 1})
