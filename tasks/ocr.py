@@ -13,6 +13,7 @@ from tasks.planning import label, plan_parts
 from tasks.source import open_source
 from tasks.work import Finished
 from worker.readers.base import Media, PlacedText, ReadPage
+from worker.readers.ink import is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +61,12 @@ def _lines(seen: Seen) -> dict[str, Any]:
 
 
 def _run_segment(work: PartWork[Ocr]) -> Finished:
-    """On-screen text: that of the frame in the middle of the segment."""
+    """On-screen text: that of the frame in the middle of the segment. An empty one is not shown to the engine."""
     frames = work.frames(count=1)
-    seen = read_image(work, frames.images[0])
+    if is_blank(frames.images[0]):
+        seen = Seen(text="", data={"how": "blank", "blank": True})
+    else:
+        seen = read_image(work, frames.images[0])
     other = {form: seen.text for form in work.params.outputs if form in SUFFIX and form != work.params.output}
     data = {**seen.data, **_lines(seen), **frame_facts(frames), **({"other": other} if other else {})}
     return Finished(text=seen.text, data=data)

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import io
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.readers.blanks import BLANKS, note, printed
+from tests.readers.blanks import BLANKS, LITTLE, little, note, printed
 from worker.readers.ink import is_blank
 
 if TYPE_CHECKING:
     from worker.readers.base import RGB
+
+
+def compressed(image: RGB) -> RGB:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "jpeg", quality=50)
+    return np.asarray(Image.open(file))
+
 
 RANDOM = np.random.default_rng(7)
 
@@ -71,11 +78,19 @@ def test_an_empty_sheet_is_blank_until_something_is_written_on_it(kind: str) -> 
     assert not is_blank(note(empty, "a few words", at=(300, 700), size=44, shade=150))
 
 
-@pytest.mark.parametrize("height", [600, 700, 800, 900, 1200, 1250, 1700])
-def test_the_dark_around_a_sheet_is_none_of_it_at_any_size(height: int) -> None:
-    empty = BLANKS["borders and shadows"]()
-    width = round(empty.shape[1] * height / empty.shape[0])
-    assert is_blank(cast("RGB", cv2.resize(empty, (width, height), interpolation=cv2.INTER_AREA)))
+@pytest.mark.parametrize(("seed", "side"), [(0, 500), (1, 850), (2, 1250), (3, 2500)])
+@pytest.mark.parametrize("kind", BLANKS)
+def test_an_empty_sheet_is_blank_at_any_size_and_compressed(kind: str, side: int, seed: int) -> None:
+    empty = BLANKS[kind](side=side, seed=seed)
+    assert is_blank(empty)
+    assert is_blank(compressed(empty))
+
+
+@pytest.mark.parametrize(("seed", "side"), [(0, 700), (1, 1250), (2, 2500)])
+@pytest.mark.parametrize("paper", ["ruled", "bleed-through", "borders and shadows"])
+@pytest.mark.parametrize("kind", LITTLE)
+def test_a_sheet_with_little_on_it_is_not_blank_at_any_size(kind: str, paper: str, side: int, seed: int) -> None:
+    assert not is_blank(compressed(little(kind, paper=paper, side=side, seed=seed)))
 
 
 @pytest.mark.parametrize("shade", [20, 225, 235])

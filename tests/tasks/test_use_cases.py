@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import pytest
 from kombu.exceptions import OperationalError
 from sqlalchemy import select, text
@@ -152,6 +153,17 @@ def test_no_text_is_invented_for_any_kind_of_empty_sheet(make_worker: MakeWorker
     assert [(part.text, part.data["how"], part.data["marks"]) for part in worker.parts(job.id)] == [
         ("", "blank", [])
     ] * len(BLANKS)
+    assert worker.engine.requests == []
+
+
+def test_no_text_is_invented_for_a_film_of_nothing(make_worker: MakeWorker, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "black.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(20):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    worker = make_worker(engine=WatchedEngine(reply=lambda _: "An invented sentence."))
+    job = worker.do(Ocr(), tmp_path / "black.mp4")
+    assert [(part.text, part.data["how"]) for part in worker.parts(job.id)] == [("", "blank")]
     assert worker.engine.requests == []
 
 

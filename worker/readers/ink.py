@@ -6,6 +6,7 @@ that stands out of the paper, as sharp as print or pen; the other side of a thin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 Grey: TypeAlias = npt.NDArray[np.uint8]
 """(height, width), uint8: a grey picture, or a mask of 0 and 1."""
 
-_SIDE = 1000
+_SIDE, _MOST_ENLARGED = 1000, 2.0
 """Pages are compared at this longer side: a full stop of 10-point type is still a few pixels. All pixels below are of
-this size."""
+this size. Smaller ones are enlarged, but not more often than that."""
 _MIN_CONTRAST = 10
 """Grey levels between ink and the paper around it; faint pencil on a clean scan is about 15."""
 _NOISE_SIGMAS = 6
@@ -41,9 +42,9 @@ _STEP = 8
 _FEW = 0.02
 _PAPER = 41
 """Pixels; what is smaller is no shade of the paper."""
-_BOLD, _MANY = 60, 3000
-"""Grey levels and number of edges of a page of print; the edges of a dark border come to 2000."""
-_OUTSIDE, _FRINGE = 0.6, 12
+_BOLD, _MANY = 60, 8000
+"""Grey levels and number of edges of a page of print; the edges of a dark border come to 6000."""
+_OUTSIDE, _FRINGE = 0.6, 18
 """Share of the paper's brightness below which a part at the picture's edge is not the sheet; pixels around it."""
 _LID, _SEAM = 40, 5
 """Grey levels by which it may vary; pixels."""
@@ -51,17 +52,25 @@ _SCAN = 400
 """Pixels; a smaller picture is not of a sheet with something around it."""
 _RULING = 80
 """Pixels of a straight line that is no letter's."""
+_STROKE, _EVEN = 9, 0.75
+"""Pixels of a stroke's width and the gaps beside it; share of a straight line's pixels that are about as dark as what
+is beside them along it. Of a line of letters that run into each other, half are."""
+_HALO, _AROUND = 0.2, 15
+"""What is so much paler than the darkest within so many pixels is what compression leaves around it."""
 _HOLE, _MARGIN = (12, 50), 0.12
 """Pixels of a punch hole from side to side; share of the sheet's width in which they are punched."""
 _CORNER = (0.16, 0.12)
-_FAINT, _SOFT = 40, 0.24
-"""Grey levels of ink that may have come through the paper; its steepest step over its contrast. The scans of
-docs/quality.md have 0.32 to 0.50, faint print 0.33, and print through a sheet 0.16."""
+_FAINT = 50
+"""Grey levels of ink that may have come through the paper."""
+_BLUR, _FINEST, _SHARPEST = 0.0008, 0.85, 2000
+"""A sheet blurs what comes through it at least so far, as a share of the page's longer side. A picture blurs by so many
+pixels anyway, and is looked at with at most so many on the longer side: print has its own sharpness at any size, while
+what comes through has less the more pixels there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """A connected piece of ink: its box, its pixels, and how long it is against its width."""
+    """A connected piece of ink: its box, its pixels, how long it is against its width, its contrast to the paper."""
 
     left: int
     top: int
@@ -69,6 +78,7 @@ class _Spot:
     height: int
     area: int
     slenderness: float
+    darkest: int
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -88,9 +98,11 @@ def is_blank(image: RGB) -> bool:
     if _is_picture(cast("Grey", paper), sheet):
         return False
     contrast = cast("Grey", cv2.absdiff(grey, paper) * sheet)
-    ink = _without_rulings((contrast > _threshold(contrast)).astype(np.uint8) | _blobs(cast("Grey", paper), sheet))
-    left = [spot for spot in _spots(ink) if not _is_office(spot, grey.shape)]
-    return not _is_writing(left) or _shows_through(grey, contrast, ink)
+    ink = _without_rulings(_ink(contrast), contrast, blobs=_blobs(cast("Grey", paper), sheet))
+    left = [spot for spot in _spots(ink, contrast) if not _is_office(spot, grey.shape)]
+    return not _is_writing(left) or (
+        not _is_writing([spot for spot in left if spot.darkest > _FAINT]) and _is_soft(image, ink, cast("Grey", paper))
+    )
 
 
 def _is_writing(spots: list[_Spot]) -> bool:
@@ -107,15 +119,16 @@ def _is_full(grey: Grey) -> bool:
 
 
 def _small_grey(image: RGB) -> Grey:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    height, width = grey.shape
-    scale = _SIDE / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    grey = _grey(image, scale=min(_SIDE / max(image.shape[:2]), _MOST_ENLARGED))
     top, left = grey.shape[0] // 100, grey.shape[1] // 100
     # The outermost percent holds the shadows of scanner lids, never text.
     return cast("Grey", grey[top : grey.shape[0] - top, left : grey.shape[1] - left])
+
+
+def _grey(image: RGB, *, scale: float) -> Grey:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    size = tuple(max(1, round(side * scale)) for side in grey.shape[::-1])
+    return cast("Grey", cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
 
 
 def _sheet(grey: Grey, paper: Grey) -> Grey:
@@ -168,23 +181,46 @@ def _threshold(contrast: Grey) -> float:
     return max(float(_MIN_CONTRAST), min(_NOISE_SIGMAS * sigma, 60.0))
 
 
-def _without_rulings(ink: Grey) -> Grey:
-    """The ink without long straight lines across and down, drawn or the edge of something."""
-    closed = cv2.morphologyEx(ink, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    across = cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((1, _RULING), np.uint8))
-    down = cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((_RULING, 1), np.uint8))
-    lines = cv2.dilate(cv2.bitwise_or(across, down), np.ones((5, 5), np.uint8))
-    return cast("Grey", ink * (1 - lines))
+def _ink(contrast: Grey) -> Grey:
+    """What stands out of the noise, and is not the halo of something darker."""
+    around = cv2.dilate(contrast, np.ones((_AROUND, _AROUND), np.uint8))
+    return cast("Grey", ((contrast > _threshold(contrast)) & (contrast > _HALO * around)).astype(np.uint8))
 
 
-def _spots(mask: Grey) -> Iterator[_Spot]:
+def _without_rulings(ink: Grey, contrast: Grey, *, blobs: Grey) -> Grey:
+    """The ink without long straight lines across and down, drawn or the edge of something. Nothing else is as long, so
+    they may be paler than ink."""
+    pale = (contrast > _threshold(contrast) / 2).astype(np.uint8) | blobs
+    closed = cast("Grey", cv2.morphologyEx(pale, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
+    across = _rulings(closed, contrast, blobs)
+    down = _rulings(cast("Grey", closed.T), cast("Grey", contrast.T), cast("Grey", blobs.T)).T
+    lines = cv2.dilate(cv2.bitwise_or(across, np.ascontiguousarray(down)), np.ones((5, 5), np.uint8))
+    return cast("Grey", (ink | blobs) * (1 - lines))
+
+
+def _rulings(ink: Grey, contrast: Grey, blobs: Grey) -> Grey:
+    """The lines across."""
+    long = cv2.morphologyEx(np.ascontiguousarray(ink), cv2.MORPH_OPEN, np.ones((1, _RULING), np.uint8))
+    count, labels = cv2.connectedComponents(long, connectivity=8)
+    beside = cv2.morphologyEx(np.ascontiguousarray(contrast), cv2.MORPH_OPEN, np.ones((1, _STROKE), np.uint8))
+    even = (contrast < 2.0 * beside + _MIN_CONTRAST) | (blobs > 0)
+    shares = np.bincount(labels.ravel(), even.ravel(), count) / np.maximum(
+        np.bincount(labels.ravel(), minlength=count), 1
+    )
+    shares[0] = 0.0
+    return cast("Grey", (shares >= _EVEN)[labels].astype(np.uint8))
+
+
+def _spots(mask: Grey, contrast: Grey) -> Iterator[_Spot]:
     """The pieces of at least _MIN_SPOT pixels."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     for n in range(1, count):
         left, top, width, height, area = (int(value) for value in stats[n])
         if area >= _MIN_SPOT:
-            piece = (labels[top : top + height, left : left + width] == n).astype(np.uint8)
-            yield _Spot(left, top, width, height, area, _slenderness(piece))
+            there = np.s_[top : top + height, left : left + width]
+            piece = (labels[there] == n).astype(np.uint8)
+            darkest = int((contrast[there] * piece).max())
+            yield _Spot(left, top, width, height, area, _slenderness(piece), darkest)
 
 
 def _slenderness(piece: npt.NDArray[np.uint8]) -> float:
@@ -205,21 +241,22 @@ def _is_office(spot: _Spot, shape: tuple[int, ...]) -> bool:
     return in_corner and (spot.slenderness >= 4 or (is_round and max(spot.width, spot.height) <= 6))
 
 
-def _shows_through(grey: Grey, contrast: Grey, ink: Grey) -> bool:
-    """Whether all ink is faint and soft."""
-    levels = contrast[ink > 0]
-    if levels.size == 0 or float(np.quantile(levels, 0.99)) > _FAINT:
-        return False
-    return _sharpness(grey, contrast, ink) < _SOFT
-
-
-def _sharpness(grey: Grey, contrast: Grey, ink: Grey) -> float:
-    """The steepest steps between neighbouring pixels of the ink, over its contrast."""
-    smooth = cv2.GaussianBlur(grey, (3, 3), 0).astype(np.int16)
-    steps = np.maximum(
-        np.abs(np.diff(smooth, axis=0, prepend=smooth[:1])), np.abs(np.diff(smooth, axis=1, prepend=smooth[:, :1]))
-    )
-    return float(np.quantile(steps[ink > 0], 0.95) / max(float(np.quantile(contrast[ink > 0], 0.95)), 1.0))
+def _is_soft(image: RGB, ink: Grey, paper: Grey) -> bool:
+    """Whether the ink is blurred as by a sheet that it has come through: the steepest steps between neighbouring pixels
+    are low for its contrast."""
+    side = min(max(image.shape[:2]), _SHARPEST)
+    grey = _grey(image, scale=side / max(image.shape[:2]))
+    top, left = grey.shape[0] // 100, grey.shape[1] // 100
+    smooth = cv2.GaussianBlur(grey, (3, 3), 0)[top : grey.shape[0] - top, left : grey.shape[1] - left]
+    size = smooth.shape[::-1]
+    there = cv2.resize(ink, size, interpolation=cv2.INTER_NEAREST) > 0
+    contrast = cv2.absdiff(smooth, cv2.resize(paper, size, interpolation=cv2.INTER_LINEAR))[there]
+    levels = smooth.astype(np.int16)
+    across, down = np.diff(levels, axis=1, prepend=levels[:, :1]), np.diff(levels, axis=0, prepend=levels[:1])
+    steps = np.maximum(np.abs(across), np.abs(down))[there]
+    sharpness = float(np.quantile(steps, 0.95) / max(float(np.quantile(contrast, 0.95)), 1.0))
+    # The steepest step of an edge that is blurred by a Gaussian, for an edge of 1.
+    return sharpness < 1 / math.sqrt(math.tau * ((_BLUR * side) ** 2 + _FINEST**2))
 
 
 def _odd(size: int) -> int:
