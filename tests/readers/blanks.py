@@ -144,8 +144,8 @@ def few_lines(chance: Chance) -> Drawn:
 
 def bordered(chance: Chance) -> Drawn:
     """The black around a sheet that was smaller than the scanner, and a shadow along its fold."""
-    corners = [(60, 40), (1370, 70), (1350, 1950), (30, 1960)]
-    corners = [(chance.near(x, 20), chance.near(y, 20)) for x, y in corners]
+    places = [(60, 40), (1370, 70), (1350, 1950), (30, 1960)]
+    corners = [(chance.near(x, 20), chance.near(y, 20)) for x, y in places]
     image = drawn(sheet(10), lambda pen: pen.polygon(corners, fill=(245,) * 3))
     fold = np.exp(-(((np.arange(WIDTH) - chance.near(110, 30)) / chance.near(60, 15)) ** 2))
     shade = np.clip(1 - chance.near(0.25, 0.05) * fold, 0, 1)

@@ -122,7 +122,7 @@ def _small_grey(image: RGB) -> Grey:
     grey = _grey(image, scale=min(_SIDE / max(image.shape[:2]), _MOST_ENLARGED))
     top, left = grey.shape[0] // 100, grey.shape[1] // 100
     # The outermost percent holds the shadows of scanner lids, never text.
-    return cast("Grey", grey[top : grey.shape[0] - top, left : grey.shape[1] - left])
+    return grey[top : grey.shape[0] - top, left : grey.shape[1] - left]
 
 
 def _grey(image: RGB, *, scale: float) -> Grey:
@@ -193,7 +193,7 @@ def _without_rulings(ink: Grey, contrast: Grey, *, blobs: Grey) -> Grey:
     pale = (contrast > _threshold(contrast) / 2).astype(np.uint8) | blobs
     closed = cast("Grey", cv2.morphologyEx(pale, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
     across = _rulings(closed, contrast, blobs)
-    down = _rulings(cast("Grey", closed.T), cast("Grey", contrast.T), cast("Grey", blobs.T)).T
+    down = _rulings(closed.T, contrast.T, blobs.T).T
     lines = cv2.dilate(cv2.bitwise_or(across, np.ascontiguousarray(down)), np.ones((5, 5), np.uint8))
     return cast("Grey", (ink | blobs) * (1 - lines))
 
