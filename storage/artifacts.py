@@ -11,12 +11,12 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import fsspec
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, insert, select
 
 from domain.errors import Code, NotFoundError, SourceError
 from storage import tables
@@ -26,12 +26,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
+    from sqlalchemy import Row
     from sqlalchemy.orm import Session
 
 SCHEME = "artifact:"
 """`source` of a job whose input is an artifact: artifact:<id>."""
 
 CHUNK_BYTES = 1024 * 1024
+_ARTIFACTS = tables.table(tables.Artifact)
+_INSERT = insert(_ARTIFACTS)
+_OF_JOB = (
+    select(_ARTIFACTS)
+    .where(_ARTIFACTS.c.job_id == bindparam("job_id"), _ARTIFACTS.c.role == bindparam("role"))
+    .order_by(_ARTIFACTS.c.name)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,18 +192,7 @@ def _gone(stored: StoredFile) -> SourceError:
 
 
 def add(session: Session, stored: StoredFile, *, role: Literal["source", "result"], job_id: str | None) -> None:
-    session.add(
-        tables.Artifact(
-            id=stored.id,
-            job_id=job_id,
-            role=role,
-            name=stored.name,
-            media_type=stored.media_type,
-            size=stored.size,
-            sha256=stored.sha256,
-            url=stored.url,
-        )
-    )
+    session.execute(_INSERT, {**asdict(stored), "role": role, "job_id": job_id})
 
 
 def get(session: Session, artifact_id: str) -> StoredFile:
@@ -207,12 +204,7 @@ def get(session: Session, artifact_id: str) -> StoredFile:
 
 
 def of_job(session: Session, job_id: str, *, role: Literal["source", "result"] = "result") -> list[StoredFile]:
-    query = (
-        select(tables.Artifact)
-        .where(tables.Artifact.job_id == job_id, tables.Artifact.role == role)
-        .order_by(tables.Artifact.name)
-    )
-    return [to_file(row) for row in session.scalars(query)]
+    return [to_file(row) for row in session.execute(_OF_JOB, {"job_id": job_id, "role": role})]
 
 
 def drop(session: Session, job_id: str, *, role: Literal["source", "result"]) -> list[StoredFile]:
@@ -221,7 +213,8 @@ def drop(session: Session, job_id: str, *, role: Literal["source", "result"]) ->
     The caller removes the files after the commit.
     """
     old = of_job(session, job_id, role=role)
-    session.execute(delete(tables.Artifact).where(tables.Artifact.job_id == job_id, tables.Artifact.role == role))
+    if old:
+        session.execute(delete(tables.Artifact).where(tables.Artifact.job_id == job_id, tables.Artifact.role == role))
     return old
 
 
@@ -239,7 +232,7 @@ def drop_old_copies(session: Session, *, ended_before: datetime, limit: int) -> 
     return old
 
 
-def to_file(row: tables.Artifact) -> StoredFile:
+def to_file(row: tables.Artifact | Row[Any]) -> StoredFile:
     return StoredFile(
         id=row.id, name=row.name, media_type=row.media_type, size=row.size, sha256=row.sha256, url=row.url
     )

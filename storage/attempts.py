@@ -5,22 +5,30 @@ from __future__ import annotations
 import secrets
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, insert, or_, select, update
 
 from domain.errors import Code, Failure
 from domain.states import AttemptState, JobState, Phase
-from storage.session import rows_changed
-from storage.tables import Attempt, Job
+from storage.session import change
+from storage.tables import Attempt, Job, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime, timedelta
 
-    from sqlalchemy import ColumnElement, SQLColumnExpression
+    from sqlalchemy import BindParameter, ColumnElement, SQLColumnExpression
     from sqlalchemy.orm import Session
 
+_ATTEMPTS = table(Attempt)
+_INSERT = insert(_ATTEMPTS)
+_LOCK_OF_JOB = (
+    select(_ATTEMPTS.c.token)
+    .where(_ATTEMPTS.c.job_id == bindparam("job_id"), _ATTEMPTS.c.state == bindparam("state"))
+    .order_by(_ATTEMPTS.c.token)
+    .with_for_update()
+)
 SUSPECT_DEATHS = 2
 """Work that so many workers died of is done with nothing beside it, so that the next death says whose fault it is."""
 
@@ -44,7 +52,7 @@ def new_token() -> str:
 
 
 def is_suspect(
-    deaths: SQLColumnExpression[int], begun: SQLColumnExpression[int], *, max_attempts: int
+    deaths: SQLColumnExpression[int], begun: SQLColumnExpression[int], *, max_attempts: int | BindParameter[int]
 ) -> ColumnElement[bool]:
     """Whether work must be done alone: two workers died at it, or one did and it has only its last attempt left."""
     return or_(deaths >= SUSPECT_DEATHS, and_(deaths >= 1, begun >= max_attempts - 1))
@@ -60,48 +68,32 @@ def open_attempt(
     slice: int | None = None,
     alone: bool = False,
 ) -> None:
-    session.add(
-        Attempt(
-            token=token,
-            job_id=job_id,
-            phase=phase,
-            slice=slice,
-            worker=claimant.worker,
-            lease_until=claimant.now + claimant.lease,
-            alone=alone,
-            started_at=claimant.now,
-        )
-    )
+    row = {"token": token, "job_id": job_id, "phase": phase, "slice": slice, "worker": claimant.worker, "alone": alone}
+    times = {"lease_until": claimant.now + claimant.lease, "started_at": claimant.now}
+    session.execute(_INSERT, {**row, **times})
 
 
 def close(session: Session, token: str, *, state: AttemptState, now: datetime, failure: Failure | None = None) -> bool:
     """Write the outcome of a running attempt. False if it was no longer running."""
-    changed = rows_changed(
-        session,
-        update(Attempt)
-        .where(Attempt.token == token, Attempt.state == AttemptState.RUNNING)
-        .values(
-            state=state,
-            finished_at=now,
-            error_code=failure.code if failure else None,
-            error_message=failure.message if failure else None,
-        ),
-    )
-    return changed == 1
+    why = {"error_code": failure.code if failure else None, "error_message": failure.message if failure else None}
+    return change(session, _ATTEMPTS, _running(token), {"state": state, "finished_at": now, **why}) == 1
 
 
 def renew(session: Session, tokens: Collection[str], *, until: datetime) -> set[str]:
     """Extend the leases of running attempts. Returns the tokens that are still ours."""
     held = _lock(session, Attempt.token.in_(tokens))
-    session.execute(update(Attempt).where(Attempt.token.in_(held)).values(lease_until=until))
+    if held:
+        session.execute(update(Attempt).where(Attempt.token.in_(held)).values(lease_until=until))
     return set(held)
 
 
 def note(session: Session, token: str, doing: str) -> None:
     """Write down what a running attempt is at, for the case that nothing more is heard of it."""
-    session.execute(
-        update(Attempt).where(Attempt.token == token, Attempt.state == AttemptState.RUNNING).values(doing=doing)
-    )
+    change(session, _ATTEMPTS, _running(token), {"doing": doing})
+
+
+def _running(token: str) -> dict[str, Any]:
+    return {"token": token, "state": AttemptState.RUNNING}
 
 
 def _lock(session: Session, which: ColumnElement[bool]) -> list[str]:
@@ -158,9 +150,9 @@ def close_done(session: Session, job_id: str, *, now: datetime) -> None:
 
     Their worker does it too, after the last part; it may be late, or killed in between.
     """
-    running = _lock(session, Attempt.job_id == job_id)
-    values = {"state": AttemptState.SUCCEEDED, "finished_at": now}
-    session.execute(update(Attempt).where(Attempt.token.in_(running)).values(**values))
+    running = session.scalars(_LOCK_OF_JOB, {"job_id": job_id, "state": AttemptState.RUNNING}).all()
+    for token in running:
+        close(session, token, state=AttemptState.SUCCEEDED, now=now)
 
 
 def report_death(session: Session, worker: str, *, cause: str, now: datetime) -> bool:

@@ -9,34 +9,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
-from storage.tables import Job, Ledger
+from storage.tables import Job, Ledger, table
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from sqlalchemy.sql.dml import ReturningUpdate
 
 CHANGE_SEQ = "change_seq"
+_JOBS, _LEDGER = table(Job), table(Ledger)
 SWEEP = "sweep"
 
 
 def take(session: Session, count: int) -> range:
     """The next `count` change numbers, for as many jobs. Take them last, or before a plain INSERT of these jobs."""
-    last = session.execute(_next(count)).scalar_one()
+    last = session.execute(_NEXT, {"count": count}).scalar_one()
     return range(last - count + 1, last + 1)
 
 
 def bump(session: Session, job_id: str) -> None:
     """Give the job the next change number. The last statement of its transaction."""
-    job = update(Job).where(Job.id == job_id).execution_options(synchronize_session=False)
     if session.get_bind().dialect.name == "postgresql":
-        # One statement: others wait for the row from its first word to the commit (docs/adr/0017).
-        number = select(_next(1).cte("taken").c.value).scalar_subquery()
-        session.execute(job.values(change_seq=number))
+        session.execute(_BUMP, {"job_id": job_id, "count": 1})
     else:
-        session.execute(job.values(change_seq=session.scalar(_next(1))))
+        session.execute(_NUMBER, {"job_id": job_id, "number": take(session, 1).start})
 
 
-def _next(count: int) -> ReturningUpdate[int]:
-    return update(Ledger).where(Ledger.name == CHANGE_SEQ).values(value=Ledger.value + count).returning(Ledger.value)
+def _next() -> ReturningUpdate[int]:
+    value = _LEDGER.c.value
+    counted = {"value": value + bindparam("count", type_=value.type)}
+    return update(_LEDGER).where(_LEDGER.c.name == CHANGE_SEQ).values(counted).returning(value)
+
+
+_NEXT = _next()
+_OF_JOB = update(_JOBS).where(_JOBS.c.id == bindparam("job_id"))
+_NUMBER = _OF_JOB.values(change_seq=bindparam("number"))
+# One statement: others wait for the row from its first word to the commit (docs/adr/0017).
+_BUMP = _OF_JOB.values(change_seq=select(_NEXT.cte("taken").c.value).scalar_subquery())

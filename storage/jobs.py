@@ -7,10 +7,11 @@ LostError, and the transaction around it is rolled back: nothing of a stale work
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import uuid_utils
-from sqlalchemy import func, insert, not_, or_, select, update
+from sqlalchemy import Integer, bindparam, func, insert, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from domain.errors import Code, ConflictError, Failure, LostError, NotFoundError
@@ -21,19 +22,33 @@ from domain.states import AttemptState, JobState, PartState, Phase
 from storage import attempts, tables
 from storage.attempts import Claimant, new_token
 from storage.changes import bump
-from storage.session import rows_changed
+from storage.session import change
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Row
     from sqlalchemy.orm import Session
+    from sqlalchemy.sql.dml import ReturningUpdate
 
 OPEN = (JobState.PENDING, JobState.RUNNING)
 AGAIN = (JobState.FAILED, JobState.PARTIAL, JobState.CANCELLED)
 """The states of a job that may be tried again."""
 UNSETTLED = (PartState.PENDING, PartState.RUNNING)
+JOBS = tables.table(tables.Job)
+_INSERT, _INSERT_PARTS = insert(JOBS), insert(tables.table(tables.Part))
+_GET = select(JOBS).where(JOBS.c.id == bindparam("job_id"))
+_IS_OVER = JOBS.c.parts_succeeded + JOBS.c.parts_failed == JOBS.c.parts_total
+_AHEAD = select(JOBS.c.parts_total, _IS_OVER.label("is_over"), JOBS.c.wants_engine).where(
+    JOBS.c.id == bindparam("job_id"), JOBS.c.state == bindparam("state"), JOBS.c.token.is_(None)
+)
+_WAKE = (
+    update(JOBS)
+    .where(JOBS.c.reused_from.in_(bindparam("job_ids", expanding=True)))
+    .where(JOBS.c.state == bindparam("pending"), JOBS.c.token.is_(None))
+    .values(not_before=None, rung_at=None)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +114,7 @@ def insert_row(session: Session, job_id: str, values: Mapping[str, Any], *, now:
     """Insert a pending job as it is said; planning checks its params and fails it where they are wrong."""
     # Rung already: whoever inserts a job rings for it, and takes the mark back if that fails.
     row = {"id": job_id, "created_at": now, "rung_at": now, **values, **_without_password(values["params"])}
-    session.execute(insert(tables.Job).values(**row))
+    session.execute(_INSERT, row)
     bump(session, job_id)
     return get(session, job_id)
 
@@ -128,7 +143,7 @@ def _same(row: tables.Job, spec: JobSpec) -> Job:
 
 def get(session: Session, job_id: str) -> Job:
     """Raises NotFoundError."""
-    row = session.get(tables.Job, job_id, populate_existing=True)  # as the transaction's own updates left it
+    row = session.execute(_GET, {"job_id": job_id}).one_or_none()
     if row is None:
         raise NotFoundError(f"no job {job_id!r}")
     return to_job(row)
@@ -212,10 +227,7 @@ class Ahead:
 
 def ahead(session: Session, job_id: str) -> Ahead | None:
     """None where the job does not run, or somebody has it."""
-    row = tables.Job
-    over = row.parts_succeeded + row.parts_failed == row.parts_total
-    query = select(row.parts_total, over, row.wants_engine).where(row.id == job_id, row.state == JobState.RUNNING)
-    found = session.execute(query.where(row.token.is_(None))).one_or_none()
+    found = session.execute(_AHEAD, {"job_id": job_id, "state": JobState.RUNNING}).one_or_none()
     return Ahead(parts=found[0], is_over=bool(found[1]), wants_engine=found[2]) if found else None
 
 
@@ -237,28 +249,33 @@ def _claim(
     max_attempts: int,
     alone: bool,
 ) -> JobClaim | None:
-    row, token = tables.Job, new_token()
-    guard = [row.id == job_id, row.state == state, row.token.is_(None)]
-    guard.append(or_(row.not_before.is_(None), row.not_before <= claimant.now))
-    if phase is Phase.FINISH:
-        guard.append(row.parts_succeeded + row.parts_failed == row.parts_total)
-    if not alone:
-        guard.append(not_(attempts.is_suspect(row.deaths, row.tries, max_attempts=max_attempts)))
-    changed = rows_changed(
-        session,
-        update(row)
-        .where(*guard)
-        .values(
-            token=token,
-            tries=row.tries + 1,
-            attempts=row.attempts + (1 if phase is Phase.PLAN else 0),
-            started_at=func.coalesce(row.started_at, claimant.now),
-        ),
-    )
-    if changed != 1:
+    token = new_token()
+    values = {"job_id": job_id, "in_state": state, "new_token": token, "now": claimant.now}
+    statement = _claiming(phase, alone=alone)
+    row = session.execute(statement, values if alone else {**values, "max_attempts": max_attempts}).one_or_none()
+    if row is None:
         return None
     attempts.open_attempt(session, claimant, token=token, job_id=job_id, phase=phase, alone=alone)
-    return JobClaim(token=token, job=get(session, job_id), alone=alone)
+    return JobClaim(token=token, job=to_job(row), alone=alone)
+
+
+@cache
+def _claiming(phase: Phase, *, alone: bool) -> ReturningUpdate[*tuple[Any, ...]]:
+    row, now = JOBS.c, bindparam("now", type_=JOBS.c.started_at.type)
+    guard = [row.id == bindparam("job_id"), row.state == bindparam("in_state"), row.token.is_(None)]
+    guard.append(or_(row.not_before.is_(None), row.not_before <= now))
+    if phase is Phase.FINISH:
+        guard.append(_IS_OVER)
+    if not alone:
+        most = bindparam("max_attempts", type_=Integer)
+        guard.append(not_(attempts.is_suspect(row.deaths, row.tries, max_attempts=most)))
+    values = {
+        "token": bindparam("new_token"),
+        "tries": row.tries + 1,
+        "attempts": row.attempts + (1 if phase is Phase.PLAN else 0),
+        "started_at": func.coalesce(row.started_at, now),
+    }
+    return update(JOBS).where(*guard).values(values).returning(JOBS)
 
 
 def planned(
@@ -295,7 +312,7 @@ def planned(
         for index, spec in enumerate(parts)
     ]
     if rows:
-        session.execute(insert(tables.Part), rows)
+        session.execute(_INSERT_PARTS, rows)
     attempts.close(session, claim.token, state=AttemptState.SUCCEEDED, now=now)
     bump(session, job_id)
 
@@ -363,9 +380,7 @@ def end(session: Session, job_id: str, *, state: JobState, now: datetime, error:
 
 def wake(session: Session, job_ids: Collection[str]) -> None:
     """Let those look again that wait for these jobs, which are over. Before a change number is taken, as all locks."""
-    row = tables.Job
-    waits = (row.reused_from.in_(job_ids), row.state == JobState.PENDING, row.token.is_(None))
-    session.execute(update(row).where(*waits).values(not_before=None, rung_at=None))
+    session.execute(_WAKE, {"job_ids": list(job_ids), "pending": JobState.PENDING})
 
 
 def _free_parts(session: Session, job_id: str) -> None:
@@ -411,14 +426,8 @@ def ending(
 
 
 def guarded(session: Session, claim: JobClaim, state: JobState, values: Mapping[str, Any]) -> None:
-    row = tables.Job
-    changed = rows_changed(
-        session,
-        update(row)
-        .where(row.id == claim.job.id, row.token == claim.token, row.state == state)
-        .values(**{"token": None, **values}),
-    )
-    if changed != 1:
+    held = {"id": claim.job.id, "token": claim.token, "state": state}
+    if change(session, JOBS, held, {"token": None, **values}) != 1:
         raise LostError(f"job {claim.job.id} is no longer held by this attempt")
 
 
@@ -486,7 +495,7 @@ def overdue(session: Session, *, started_before: datetime, limit: int) -> list[s
     return list(session.scalars(query))
 
 
-def to_job(row: tables.Job) -> Job:
+def to_job(row: tables.Job | Row[Any]) -> Job:
     error = None
     if row.error_code is not None:
         error = Failure(code=row.error_code, message=row.error_message or "", retryable=bool(row.error_retryable))

@@ -6,10 +6,11 @@ costs an attempt only to the parts that were in work, and the innocent rest of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, and_, case, cast, func, or_, select, update
+from sqlalchemy import Integer, Text, and_, bindparam, case, cast, func, or_, select, update
 
 from domain.errors import Code, Failure, LostError
 from domain.jobs import Job, Part
@@ -17,13 +18,50 @@ from domain.states import AttemptState, JobState, PartState, Phase
 from storage import attempts, jobs, tables
 from storage.attempts import Claimant, new_token
 from storage.changes import bump
-from storage.session import rows_changed
+from storage.jobs import JOBS
+from storage.session import change, rows_changed
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Row
     from sqlalchemy.orm import Session
+    from sqlalchemy.sql.dml import ReturningUpdate
+
+
+_PARTS = tables.table(tables.Part)
+_OF_JOB = select(_PARTS).where(_PARTS.c.job_id == bindparam("job_id")).order_by(_PARTS.c.number)
+_SIZE = select(
+    func.sum(
+        func.coalesce(func.length(_PARTS.c.text), 0) + func.coalesce(func.length(cast(_PARTS.c.data, Text)), 0)
+    )
+).where(_PARTS.c.job_id == bindparam("job_id"))
+_LOCK_JOB = select(JOBS).where(JOBS.c.id == bindparam("job_id")).with_for_update()
+_NOW = bindparam("now", type_=_PARTS.c.started_at.type)
+_DUE = (
+    select(
+        _PARTS,
+        attempts.is_suspect(
+            _PARTS.c.deaths, _PARTS.c.attempts, max_attempts=bindparam("max_attempts", type_=Integer)
+        ).label("is_suspect"),
+    )
+    .where(_PARTS.c.job_id == bindparam("job_id"), _PARTS.c.slice == bindparam("slice"))
+    .where(_PARTS.c.state == PartState.PENDING, _PARTS.c.token.is_(None))
+    .where(or_(_PARTS.c.not_before.is_(None), _PARTS.c.not_before <= _NOW))
+    .order_by(_PARTS.c.number)
+    .with_for_update(skip_locked=True)
+)
+_BEGIN = (
+    update(_PARTS)
+    .where(_PARTS.c.job_id == bindparam("of_job"), _PARTS.c.number == bindparam("of_number"))
+    .where(_PARTS.c.token == bindparam("held"), _PARTS.c.state == PartState.PENDING)
+    .values(
+        state=PartState.RUNNING,
+        attempts=_PARTS.c.attempts + 1,
+        started_at=func.coalesce(_PARTS.c.started_at, _NOW),
+    )
+    .returning(_PARTS.c.attempts)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +78,12 @@ class SliceClaim:
 
 
 def of_job(session: Session, job_id: str) -> list[Part]:
-    query = select(tables.Part).where(tables.Part.job_id == job_id).order_by(tables.Part.number)
-    return [to_part(row) for row in session.scalars(query)]
+    return [to_part(row) for row in session.execute(_OF_JOB, {"job_id": job_id})]
 
 
 def size(session: Session, job_id: str) -> int:
     """Characters of all texts and data of a job's parts, as they are stored."""
-    row = tables.Part
-    each = func.coalesce(func.length(row.text), 0) + func.coalesce(func.length(cast(row.data, Text)), 0)
-    return session.scalar(select(func.sum(each)).where(row.job_id == job_id)) or 0
+    return session.scalar(_SIZE, {"job_id": job_id}) or 0
 
 
 def claim(
@@ -58,72 +93,41 @@ def claim(
 
     A part that is suspected of killing its workers is claimed alone, and only where nothing else of its slice waits.
     """
-    if not _job_runs(session, job_id):
+    row = session.execute(_LOCK_JOB, {"job_id": job_id}).one_or_none()
+    if row is None or row.state != JobState.RUNNING:
         return None
-    due = _due(session, job_id, slice, now=claimant.now, max_attempts=max_attempts)
-    fresh = [row for row, suspect in due if not suspect]
-    suspects = [row for row, suspect in due if suspect]
+    which = {"job_id": job_id, "slice": slice, "now": claimant.now, "max_attempts": max_attempts}
+    due = session.execute(_DUE, which).all()
+    fresh = [part for part in due if not part.is_suspect]
+    suspects = [part for part in due if part.is_suspect]
     chosen, alone = (fresh, False) if fresh else (suspects[:1], True)
     if not chosen:
         return None
     token = new_token()
-    for row in chosen:
-        row.token = token
-    for row in suspects:
-        row.rung_at = None  # the message that brought us here does not serve those that are left
-    session.flush()
+    for part in chosen:
+        change(session, _PARTS, {"job_id": job_id, "number": part.number}, {"token": token})
+    for part in suspects:  # the message that brought us here does not serve those that are left
+        change(session, _PARTS, {"job_id": job_id, "number": part.number}, {"rung_at": None})
     attempts.open_attempt(session, claimant, token=token, job_id=job_id, phase=Phase.SLICE, slice=slice, alone=alone)
-    _mark_running(session, job_id, now=claimant.now, engine=engine, model=model)
-    job = jobs.get(session, job_id)
-    return SliceClaim(token=token, job=job, parts=tuple(to_part(row) for row in chosen), alone=alone)
+    job = _running(session, jobs.to_job(row), now=claimant.now, engine=engine, model=model)
+    return SliceClaim(token=token, job=job, parts=tuple(to_part(part) for part in chosen), alone=alone)
 
 
-def _mark_running(session: Session, job_id: str, *, now: datetime, engine: str, model: str) -> None:
-    """Write down what runs the job and since when, where that is not known yet. A retry begins with a new time."""
-    row = tables.Job
-    session.execute(
-        update(row)
-        .where(row.id == job_id, or_(row.model.is_(None), row.started_at.is_(None)))
-        .values(
-            engine=case((row.model.is_(None), engine), else_=row.engine),
-            model=func.coalesce(row.model, model),
-            started_at=func.coalesce(row.started_at, now),
-        )
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _job_runs(session: Session, job_id: str) -> bool:
-    state = session.scalar(select(tables.Job.state).where(tables.Job.id == job_id).with_for_update())
-    return state == JobState.RUNNING
-
-
-def _due(
-    session: Session, job_id: str, slice: int, *, now: datetime, max_attempts: int
-) -> list[tuple[tables.Part, bool]]:
-    """The parts that may be claimed now, each with whether it is suspected of killing its workers."""
-    row = tables.Part
-    query = (
-        select(row, attempts.is_suspect(row.deaths, row.attempts, max_attempts=max_attempts))
-        .where(row.job_id == job_id, row.slice == slice, row.state == PartState.PENDING, row.token.is_(None))
-        .where(or_(row.not_before.is_(None), row.not_before <= now))
-        .order_by(row.number)
-        .with_for_update(skip_locked=True)
-    )
-    return [(part, bool(suspect)) for part, suspect in session.execute(query)]
+def _running(session: Session, job: Job, *, now: datetime, engine: str, model: str) -> Job:
+    """The job, with what runs it and since when: written down where that is not known yet. A retry begins with a new
+    time."""
+    values: dict[str, Any] = {} if job.model is not None else {"engine": engine, "model": model}
+    if job.started_at is None:
+        values["started_at"] = now
+    if values:
+        change(session, JOBS, {"id": job.id}, values)
+    return replace(job, **values)
 
 
 def begin(session: Session, claim: SliceClaim, number: int, *, now: datetime) -> int:
     """Count an attempt before the work on a part. Returns how many it has had. Raises LostError."""
-    row = tables.Part
-    count = session.scalar(
-        update(row)
-        .where(
-            row.job_id == claim.job.id, row.number == number, row.token == claim.token, row.state == PartState.PENDING
-        )
-        .values(state=PartState.RUNNING, attempts=row.attempts + 1, started_at=func.coalesce(row.started_at, now))
-        .returning(row.attempts)
-    )
+    values = {"of_job": claim.job.id, "of_number": number, "held": claim.token, "now": now}
+    count = session.execute(_BEGIN, values).scalar_one_or_none()
     if count is None:
         raise LostError(f"part {number} of job {claim.job.id} is no longer held by this attempt")
     return int(count)
@@ -168,32 +172,29 @@ def _failed(failure: Failure, *, token: str, now: datetime) -> dict[str, Any]:
 
 
 def _settle(session: Session, claim: SliceClaim, number: int, values: dict[str, Any]) -> None:
-    row = tables.Part
-    changed = rows_changed(
-        session,
-        update(row)
-        .where(
-            row.job_id == claim.job.id, row.number == number, row.token == claim.token, row.state == PartState.RUNNING
-        )
-        .values(**values),
-    )
-    if changed != 1:
+    held = {"job_id": claim.job.id, "number": number, "token": claim.token, "state": PartState.RUNNING}
+    if change(session, _PARTS, held, values) != 1:
         raise LostError(f"part {number} of job {claim.job.id} is no longer held by this attempt")
 
 
 def _count(session: Session, job_id: str, column: str) -> bool:
     """Count a part of a running job as over. True if all are. Locks the job's row first, as every transaction does."""
-    row = tables.Job
-    counted = session.execute(
-        update(row)
-        .where(row.id == job_id, row.state == JobState.RUNNING)
-        .values({column: getattr(row, column) + 1})
-        .returning(row.parts_total, row.parts_succeeded + row.parts_failed)
-    ).one_or_none()
+    counted = session.execute(_counting(column), {"job_id": job_id}).one_or_none()
     if counted is None:
         raise LostError(f"job {job_id} is over")
     total, over = counted
     return bool(total == over)
+
+
+@cache
+def _counting(column: str) -> ReturningUpdate[int, int]:
+    row = JOBS.c
+    return (
+        update(JOBS)
+        .where(row.id == bindparam("job_id"), row.state == JobState.RUNNING)
+        .values({column: row[column] + 1})
+        .returning(row.parts_total, row.parts_succeeded + row.parts_failed)
+    )
 
 
 def release(session: Session, claim: SliceClaim, *, now: datetime) -> None:
@@ -262,7 +263,7 @@ def _held(job_id: str, token: str) -> tuple[ColumnElement[bool], ...]:
     return row.job_id == job_id, row.token == token, row.state.in_(jobs.UNSETTLED)
 
 
-def to_part(row: tables.Part) -> Part:
+def to_part(row: tables.Part | Row[Any]) -> Part:
     error = None
     if row.error_code is not None:
         error = Failure(code=row.error_code, message=row.error_message or "", retryable=bool(row.error_retryable))

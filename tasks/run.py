@@ -136,6 +136,8 @@ class SliceRun:
             return all([self._begin_and_fail(part, error) for part in self._claim.parts])
 
     def _run_parts(self, source: Open, params: Params) -> bool:
+        if len(self._claim.parts) == 1:
+            return self._run_part(source, params, self._claim.parts[0])
         workers = self._context.settings.parts_in_flight
         with ThreadPoolExecutor(workers, thread_name_prefix="part") as pool:
             futures = [
