@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
 def _round(kind: str, count: int, server: str | None) -> Round:
     with tempfile.TemporaryDirectory(prefix="nightowl-bench-") as folder:
         source = _source(kind, count, Path(folder))
-        urls = [_database(Path(folder), server, name) for name in ("submitted", "bare")]
+        urls = [make_database(Path(folder), server, name) for name in ("submitted", "bare")]
         environment = {**os.environ, "NIGHTOWL_DATA_DIR": folder, "NIGHTOWL_DATABASE_URL": urls[0]}
         command = [sys.executable, "-m", "benchmarks.batch", "--submit", str(source)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -108,7 +108,7 @@ def _source(kind: str, count: int, folder: Path) -> Path:
     return path
 
 
-def _database(folder: Path, server: str | None, name: str) -> str:
+def make_database(folder: Path, server: str | None, name: str) -> str:
     if server is None:
         url = f"sqlite:///{folder}/{name}.db"
     else:

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 _PARTS = tables.table(tables.Part)
 _OF_JOB = select(_PARTS).where(_PARTS.c.job_id == bindparam("job_id")).order_by(_PARTS.c.number)
 _SIZE = select(
-    func.sum(
-        func.coalesce(func.length(_PARTS.c.text), 0) + func.coalesce(func.length(cast(_PARTS.c.data, Text)), 0)
-    )
+    func.sum(func.coalesce(func.length(_PARTS.c.text), 0) + func.coalesce(func.length(cast(_PARTS.c.data, Text)), 0))
 ).where(_PARTS.c.job_id == bindparam("job_id"))
 _LOCK_JOB = select(JOBS).where(JOBS.c.id == bindparam("job_id")).with_for_update()
 _NOW = bindparam("now", type_=_PARTS.c.started_at.type)
@@ -134,12 +132,24 @@ def begin(session: Session, claim: SliceClaim, number: int, *, now: datetime) ->
 
 
 def succeed(
-    session: Session, claim: SliceClaim, number: int, *, text: str, data: dict[str, Any], now: datetime
+    session: Session,
+    claim: SliceClaim,
+    number: int,
+    *,
+    text: str,
+    data: dict[str, Any],
+    now: datetime,
+    closes: bool = False,
 ) -> bool:
-    """Store a part's result, once. True if it was the job's last part. Raises LostError."""
+    """Store a part's result, once, and close the attempt with it if that `closes`. True if it was the job's last part.
+
+    Raises LostError.
+    """
     last = _count(session, claim.job.id, "parts_succeeded")
     values = {"state": PartState.SUCCEEDED, "text": text, "data": data, "finished_at": now}
     _settle(session, claim, number, {**values, "settled_by": claim.token})
+    if closes:
+        attempts.close(session, claim.token, state=AttemptState.SUCCEEDED, now=now)
     bump(session, claim.job.id)
     return last
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 """As `stale_before`: no message counts as lost."""
+PAUSE_SECONDS = 0.1
+"""What a worker takes in so short a time is far less than the messages that may wait, so they need not be made up for
+after each job."""
 
 
 class Turn:
@@ -39,12 +43,18 @@ class Turn:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted = False
+        self._rung_at = -PAUSE_SECONDS
 
-    def ring(self, context: Context) -> None:
+    def ring(self, context: Context, *, may_wait: bool = False) -> None:
+        """`may_wait`: what is due is no more urgent than any other work. Then one that rang just now is enough, as long
+        as this worker has something in hand, whose end rings again."""
+        if may_wait and context.heartbeat.in_hand and time.monotonic() - self._rung_at < PAUSE_SECONDS:
+            return
         self._wanted = True
         while self._wanted and self._lock.acquire(blocking=False):
             try:
                 self._wanted = False
+                self._rung_at = time.monotonic()
                 ring_due(context)
             finally:
                 self._lock.release()

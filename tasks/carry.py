@@ -22,30 +22,32 @@ if TYPE_CHECKING:
 def plan_and_carry_on(context: Context, job_id: str) -> None:
     """Plan the job; then run it, if it has one part, and finish it."""
     if plan_only(context, job_id):
-        _carry_on(context, job_id)
-        context.turn.ring(context)
+        context.turn.ring(context, may_wait=_carry_on(context, job_id))
 
 
 def run_and_carry_on(context: Context, engine: Engine, job_id: str, slice: int) -> None:
     """Run the slice; then finish the job, if that was its last."""
     if run_only(context, engine, job_id, slice):
-        _carry_on(context, job_id)
-        context.turn.ring(context)
+        context.turn.ring(context, may_wait=_carry_on(context, job_id))
 
 
-def _carry_on(context: Context, job_id: str) -> None:
+def _carry_on(context: Context, job_id: str) -> bool:
+    """Whether nothing of the job is left that another worker must be told of."""
     engine = context.engine
+    if engine is None or context.heartbeat.shutting_down:
+        return False
     ahead = _ahead(context, job_id)
-    if engine is None or ahead is None or ahead.wants_engine not in (None, engine.name):
-        return
-    if ahead.parts == 1 and not ahead.is_over and run_only(context, engine, job_id, 1):
+    if ahead is not None and ahead.wants_engine not in (None, engine.name):
+        return False
+    if ahead is not None and ahead.parts == 1 and not ahead.is_over and run_only(context, engine, job_id, 1):
         ahead = _ahead(context, job_id)
-    if ahead is not None and ahead.is_over:
+    if ahead is None or context.heartbeat.shutting_down:
+        return ahead is None
+    if ahead.is_over:
         finish_job(context, job_id)
+    return ahead.is_over
 
 
 def _ahead(context: Context, job_id: str) -> Ahead | None:
-    if context.engine is None or context.heartbeat.shutting_down:
-        return None
     with context.database.read() as session:
         return jobs.ahead(session, job_id)

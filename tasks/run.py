@@ -114,6 +114,7 @@ class SliceRun:
         self._claim = claim
         self._stop = stop
         self._steps = Steps(context, claim)
+        self._is_closed = False
 
     def run(self) -> None:
         """Settle every part, or give back what is not settled."""
@@ -205,8 +206,10 @@ class SliceRun:
             data["truncated"] = len(text)
             marks.append(Mark.TRUNCATED)
         data["marks"] = sorted(set(marks))
+        now, is_only = self._context.clock(), len(self._claim.parts) == 1
         with self._context.database.write() as session:
-            parts.succeed(session, self._claim, part.number, text=text[:limit], data=data, now=self._context.clock())
+            parts.succeed(session, self._claim, part.number, text=text[:limit], data=data, now=now, closes=is_only)
+        self._is_closed = is_only
         self._context.meter.count(part.spec)
 
     def _begin_and_fail(self, part: Part, error: Exception) -> bool:
@@ -237,6 +240,8 @@ class SliceRun:
         logger.warning("part %d %s: %s", part.number, verb, failure.message, extra={"action": "part_failed"})
 
     def _close(self, *, finished: bool) -> None:
+        if self._is_closed:
+            return
         with self._context.database.write() as session:
             if finished:
                 attempts.close(session, self._claim.token, state=AttemptState.SUCCEEDED, now=self._context.clock())

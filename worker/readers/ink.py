@@ -17,7 +17,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.readers.base import RGB
+    from worker.readers.base import RGB, TextLayer
 
 Grey: TypeAlias = npt.NDArray[np.uint8]
 """(height, width), uint8: a grey picture, or a mask of 0 and 1."""
@@ -44,6 +44,7 @@ _PAPER = 41
 """Pixels; what is smaller is no shade of the paper."""
 _BOLD, _MANY = 60, 8000
 """Grey levels and number of edges of a page of print; the edges of a dark border come to 6000."""
+_LINES = 3
 _OUTSIDE, _FRINGE = 0.6, 18
 """Share of the paper's brightness below which a part at the picture's edge is not the sheet; pixels around it."""
 _LID, _SEAM = 40, 5
@@ -83,6 +84,19 @@ class _Spot:
     @property
     def centre(self) -> tuple[float, float]:
         return self.left + self.width / 2, self.top + self.height / 2
+
+
+def shows_text(image: RGB, layer: TextLayer | None) -> bool:
+    """True if the first lines of a layer that can be trusted stand in the picture where it says, as bold as print. Such
+    a page is not blank, and need not be searched for ink, which takes longer than to draw it."""
+    lines = layer.lines[:_LINES] if layer is not None and layer.trusted else ()
+    return bool(lines) and all(_is_bold(image, line.box) for line in lines)
+
+
+def _is_bold(image: RGB, box: tuple[float, float, float, float]) -> bool:
+    left, top, right, bottom = (max(0, round(value)) for value in box)
+    cut = image[top:bottom, left:right]
+    return bool(cut.size) and int(np.ptp(cut)) > 2 * _BOLD
 
 
 def is_blank(image: RGB) -> bool:

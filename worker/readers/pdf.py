@@ -17,7 +17,7 @@ from domain.errors import Code, SourceError
 from worker.readers.base import Media, Open, Page, Probe
 from worker.readers.breaks import breakable, without_marks
 from worker.readers.comics import picture_size
-from worker.readers.ink import is_blank
+from worker.readers.ink import is_blank, shows_text
 from worker.readers.layer import read_layer
 from worker.readers.mupdf import pymupdf
 
@@ -177,7 +177,7 @@ def _render(page: Any, source: Open, number: int, *, target_pixels: int) -> Page
         height_points=height,
         scale=scale,
         rotation=int(page.rotation),
-        blank=is_blank(image),
+        blank=not shows_text(image, layer) and is_blank(image),
         layer=layer,
         warnings=(*warnings, *layer_warnings, *_mupdf_warnings()),
     )
