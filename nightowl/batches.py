@@ -1,7 +1,7 @@
-"""Submitting a batch: members are hashed and stored as they come, and written to the ledger by the hundred.
+"""Submitting a batch: members are hashed and stored as they come, and written to the ledger by the thousand.
 
-What is in memory is one chunk of members and the content of one. A submit that is killed can be repeated: what was
-written is known again by its digest, and what was stored by its hash.
+What is in memory is one chunk of members, the contents of its small ones, and the content of one that is large. A
+submit that is killed can be repeated: what was written is known again by its digest, and what was stored by its hash.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from nightowl.intake.archives import Archives, Content
 from nightowl.intake.bounds import Budget, LimitError
 from nightowl.intake.filters import Filter
 from nightowl.intake.origins import Origins, Source, label_of, shown_source
-from storage import batches, due, jobs
-from storage.artifacts import CHUNK_BYTES, SCHEME
+from storage import artifacts, batches, due, jobs
+from storage.artifacts import CHUNK_BYTES, PACKED_BYTES, SCHEME, content_file
 from storage.due import Bell
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from storage.session import Database
 
 CHUNK_MEMBERS = 1000
+CHUNK_BYTES_HELD = 8 * 1024 * 1024
+"""A chunk ends, too, where its small members have so many bytes together: they become one file."""
 TRIES = 5
 """Chunks are written again where somebody else submits the same members at the same time."""
 
@@ -95,6 +97,8 @@ class Submitter:
         self._settings, self._database, self._store, self._doorbell = settings, database, store, doorbell
         self._spec, self._options, self._watcher = spec, options, watcher
         self._stored: dict[str, StoredFile] = {}
+        self._small: dict[str, tuple[str, bytes]] = {}
+        self._held = 0
         self._skipped: Counter[str] = Counter()
         self._added = self._already = 0
         self._rings = True
@@ -105,7 +109,7 @@ class Submitter:
         chunk: list[Found | Skipped] = []
         for entry in self._entries(given):
             chunk.append(entry)
-            if len(chunk) >= CHUNK_MEMBERS:
+            if len(chunk) >= CHUNK_MEMBERS or self._held >= CHUNK_BYTES_HELD:
                 self._write(batch, chunk)
                 chunk = []
         self._write(batch, chunk)
@@ -149,10 +153,33 @@ class Submitter:
     def _kept(self, read: Callable[[int], bytes], path: str, format: str | None) -> Found:
         first = _filled(read, CHUNK_BYTES)
         self._settings.limits.check_source_bytes(len(first), name=path)
+        if len(first) <= PACKED_BYTES:
+            return self._held_back(first, path, format)
         bounded = _Bounded(read, len(first), self._settings, path).read
         stored = self._store.keep(first, bounded, name=path.rpartition("/")[2])
         self._stored[stored.id] = stored
         return Found(path=path, source=f"{SCHEME}{stored.id}", sha256=stored.sha256, size=stored.size, format=format)
+
+    def _held_back(self, content: bytes, path: str, format: str | None) -> Found:
+        """A small one, to be stored with the others of its chunk."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 not in self._small:
+            self._small[sha256] = (path.rpartition("/")[2], content)
+            self._held += len(content)
+        return Found(path=path, source=f"{SCHEME}{sha256}", sha256=sha256, size=len(content), format=format)
+
+    def _store_small(self) -> None:
+        """Those that are not here yet, in one file."""
+        with self._database.read() as session:
+            here = artifacts.kept(session, self._small)
+        packs = {file.url.partition("#")[0]: self._store.exists(file) for file in here}
+        known = {file.id for file in here if packs[file.url.partition("#")[0]]}
+        new = {sha256: named for sha256, named in self._small.items() if sha256 not in known}
+        places = self._store.pack({sha256: content for sha256, (_, content) in new.items()}) if new else {}
+        for sha256, (name, content) in new.items():
+            self._stored[sha256] = content_file(sha256, name=name, size=len(content), url=places[sha256])
+        self._small.clear()
+        self._held = 0
 
     def _measured(self, read: Callable[[int], bytes], path: str) -> int:
         size = 0
@@ -208,6 +235,8 @@ class Submitter:
         if batch is None:
             self._count_only(chunk)
         elif chunk:
+            if self._small:
+                self._store_small()
             added = self._add(batch, chunk)
             self._added += len(added.jobs)
             self._already += added.already

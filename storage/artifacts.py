@@ -1,6 +1,7 @@
 """Stored files: inputs that were uploaded and outputs that a job gives back, on any fsspec filesystem.
 
-A file is written first and its row committed after, so a row never names a file that was not stored whole.
+A file is written first and its row committed after, so a row never names a file that was not stored whole. Small
+members of a batch lie together in one file, a pack: to create a file costs more than all the rest of a member.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,7 @@ from storage import tables
 from storage.jobs import OPEN, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from datetime import datetime
 
     from sqlalchemy import Row
@@ -33,8 +34,13 @@ SCHEME = "artifact:"
 """`source` of a job whose input is an artifact: artifact:<id>."""
 
 CHUNK_BYTES = 1024 * 1024
+PACKED_BYTES = 64 * 1024
+"""Members up to this size are packed; the others are files of their own."""
+_IN_PACK = re.compile(r"(?P<pack>.+/packs/[0-9a-f]{2}/[0-9a-f]{64})#(?P<offset>[0-9]+)")
+"""The `url` of a member in a pack; its length is its size. Names of other stored files hold no #."""
 _ARTIFACTS = tables.table(tables.Artifact)
 _INSERT = insert(_ARTIFACTS)
+_KEPT = select(_ARTIFACTS).where(_ARTIFACTS.c.id.in_(bindparam("ids", expanding=True)))
 _OF_JOB = (
     select(_ARTIFACTS)
     .where(_ARTIFACTS.c.job_id == bindparam("job_id"), _ARTIFACTS.c.role == bindparam("role"))
@@ -50,6 +56,11 @@ class StoredFile:
     size: int
     sha256: str
     url: str
+
+    @property
+    def columns(self) -> dict[str, str | int | None]:
+        """Of its row."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 class ArtifactStore:
@@ -77,6 +88,20 @@ class ArtifactStore:
                 shutil.copyfileobj(file, target, CHUNK_BYTES)
         return stored
 
+    def pack(self, contents: Mapping[str, bytes]) -> dict[str, str]:
+        """Store small contents, by their hashes, in one file; returns where each lies.
+
+        The same contents in the same order make the same file: a submit that was killed and is repeated leaves no two.
+        """
+        name = hashlib.sha256("".join(contents).encode()).hexdigest()
+        url = f"{self._folder(f'packs/{name[:2]}')}/{name}"
+        self._write_whole(b"".join(contents.values()), url)
+        places, offset = {}, 0
+        for sha256, content in contents.items():
+            places[sha256] = f"{url}#{offset}"
+            offset += len(content)
+        return places
+
     def keep(self, first: bytes, read: Callable[[int], bytes], *, name: str) -> StoredFile:
         """Store what was read already and what there is to read, under its hash: the same content lies here once.
 
@@ -102,20 +127,21 @@ class ArtifactStore:
 
     def _keep_bytes(self, content: bytes, *, name: str) -> StoredFile:
         stored = self._by_hash(hashlib.sha256(content).hexdigest(), name=name, size=len(content))
-        if not self.is_local:
-            if not self._fs.exists(stored.url):
-                self._fs.pipe_file(stored.url, content)
-            return stored
-        if not _is_there(stored):
-            path = Path(self._folder("incoming")) / new_id()
-            path.write_bytes(content)
-            path.replace(stored.url)
+        if not (_is_there(stored) if self.is_local else self._fs.exists(stored.url)):
+            self._write_whole(content, stored.url)
         return stored
 
+    def _write_whole(self, content: bytes, url: str) -> None:
+        """The file is there whole or not at all."""
+        if not self.is_local:
+            self._fs.pipe_file(url, content)
+            return
+        path = Path(self._folder("incoming")) / new_id()
+        path.write_bytes(content)
+        path.replace(url)
+
     def _by_hash(self, sha256: str, *, name: str, size: int) -> StoredFile:
-        url = f"{self._folder(f'content/{sha256[:2]}')}/{sha256}"
-        kind = "application/octet-stream"
-        return StoredFile(id=sha256, name=name[-1024:], media_type=kind, size=size, sha256=sha256, url=url)
+        return content_file(sha256, name=name, size=size, url=f"{self._folder(f'content/{sha256[:2]}')}/{sha256}")
 
     def _move(self, path: Path, stored: StoredFile) -> None:
         if not self.is_local:
@@ -135,21 +161,34 @@ class ArtifactStore:
     def read(self, stored: StoredFile) -> bytes:
         """Raises SourceError with `artifact_missing` if the file is gone."""
         try:
+            if packed := _IN_PACK.fullmatch(stored.url):
+                start = int(packed["offset"])
+                return bytes(self._fs.cat_file(packed["pack"], start=start, end=start + stored.size))
             return bytes(self._fs.cat_file(stored.url))
         except FileNotFoundError as error:
             raise _gone(stored) from error
 
     def remove(self, stored: StoredFile) -> None:
-        """Safe where it is gone already."""
+        """Safe where it is gone already. What lies in a pack stays, with what else lies there."""
+        if _IN_PACK.fullmatch(stored.url):
+            return
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(stored.url)
 
     def exists(self, stored: StoredFile) -> bool:
-        return bool(self._fs.exists(stored.url))
+        packed = _IN_PACK.fullmatch(stored.url)
+        return bool(self._fs.exists(packed["pack"] if packed else stored.url))
 
     @contextmanager
     def local(self, stored: StoredFile) -> Iterator[Path]:
-        """A local path to the file: the file itself where the store is local, else a copy that is removed after use."""
+        """A local path to the file: the file itself where the store is local and it is one by itself, else a copy that
+        is removed after use."""
+        if _IN_PACK.fullmatch(stored.url):
+            with tempfile.NamedTemporaryFile(prefix="nightowl-") as file:
+                file.write(self.read(stored))
+                file.flush()
+                yield Path(file.name)
+            return
         if not self.exists(stored):
             raise _gone(stored)
         if self.is_local:
@@ -167,6 +206,12 @@ class ArtifactStore:
         return StoredFile(
             id=id, name=name, media_type=media_type, size=size, sha256=sha256, url=f"{folder}/{safe_name(name)}"
         )
+
+
+def content_file(sha256: str, *, name: str, size: int, url: str) -> StoredFile:
+    """A member of a batch, whose id is its hash."""
+    kind = "application/octet-stream"
+    return StoredFile(id=sha256, name=name[-1024:], media_type=kind, size=size, sha256=sha256, url=url)
 
 
 def _is_there(stored: StoredFile) -> bool:
@@ -192,7 +237,7 @@ def _gone(stored: StoredFile) -> SourceError:
 
 
 def add(session: Session, stored: StoredFile, *, role: Literal["source", "result"], job_id: str | None) -> None:
-    session.execute(_INSERT, {**asdict(stored), "role": role, "job_id": job_id})
+    session.execute(_INSERT, {**stored.columns, "role": role, "job_id": job_id})
 
 
 def get(session: Session, artifact_id: str) -> StoredFile:
@@ -201,6 +246,11 @@ def get(session: Session, artifact_id: str) -> StoredFile:
     if row is None:
         raise NotFoundError(f"no stored file {artifact_id!r}")
     return to_file(row)
+
+
+def kept(session: Session, ids: Collection[str]) -> list[StoredFile]:
+    """Those of the files that have rows."""
+    return [to_file(row) for row in session.execute(_KEPT, {"ids": list(ids)})]
 
 
 def of_job(session: Session, job_id: str, *, role: Literal["source", "result"] = "result") -> list[StoredFile]:

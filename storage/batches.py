@@ -7,10 +7,9 @@ a process that is killed in between has done a part of it that is right by itsel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, exists, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from domain import batches as values
 from domain.batches import BatchSummary, Found, Skipped
@@ -19,16 +18,17 @@ from domain.kinds import Kind
 from domain.states import JobState, MemberState, PartState
 from storage import attempts, jobs
 from storage.artifacts import SCHEME
+from storage.bulk import insert_rows
 from storage.changes import take
 from storage.jobs import new_id
 from storage.session import rows_changed
-from storage.tables import Artifact, Batch, Job, Member, Part
+from storage.tables import Artifact, Batch, Job, Member, Part, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Insert, Table
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
     from domain.batches import BatchSpec
@@ -95,16 +95,17 @@ def add(
     found = {digest: entry for digest, entry in fresh.items() if isinstance(entry, Found)}
     ids = {digest: new_id() for digest in found}
     _add_files(session, found.values(), stored, now=now)
-    if fresh:
-        rows = [_member_row(batch.id, digest, entry, ids, now) for digest, entry in fresh.items()]
-        session.execute(_insert(Member), rows)
+    rows = [_member_row(digest, entry, ids) for digest, entry in fresh.items()]
+    insert_rows(session, table(Member), rows, same={"batch_id": batch.id, "created_at": now})
     if found:
         numbers = take(session, len(found))
+        new = [
+            _job_row(spec, entry, id=ids[digest], number=number)
+            for (digest, entry), number in zip(found.items(), numbers, strict=True)
+        ]
         common = _common_columns(batch.id, spec, now)
-        rows = [{**common, **_job_row(spec, entry, id=ids[digest])} for digest, entry in found.items()]
-        for index, (row, number) in enumerate(zip(rows, numbers, strict=True)):
-            row["change_seq"], row["rung_at"] = number, now if index < ring else None
-        session.execute(_insert(Job), rows)
+        for some, rung_at in ((new[:ring], now), (new[ring:], None)):
+            _add_jobs(session, some, common={**common, "rung_at": rung_at})
     return Added(
         jobs=tuple(ids.values()),
         rung=tuple(ids.values())[:ring],
@@ -120,35 +121,30 @@ def _require_wanted(session: Session, batch: values.Batch) -> None:
         raise ConflictError(f"batch {batch.name!r} was cancelled while it was submitted")
 
 
-def _insert(table: type[Member] | type[Job]) -> Insert:
-    """Past the unit of work, which costs more than the rows: nothing reads them back here."""
-    return insert(cast("Table", table.__table__))
-
-
 def _add_files(session: Session, found: Collection[Found], stored: Mapping[str, StoredFile], *, now: datetime) -> None:
-    """The rows of the files that the members read. One content is one row, whoever writes it."""
+    """The rows of the files that the members read. One content is one row, whoever writes it last."""
     wanted = sorted({entry.source.removeprefix(SCHEME) for entry in found if entry.source.startswith(SCHEME)})
-    rows = [_file_row(stored[id], now) for id in wanted if id in stored]
-    if not rows:
-        return
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    session.execute(dialect.insert(Artifact).on_conflict_do_nothing(index_elements=["id"]), rows)
+    rows = [stored[id].columns for id in wanted if id in stored]
+    same = {"role": "source", "job_id": None, "created_at": now}
+    insert_rows(session, table(Artifact), rows, same=same, renewed="url")
 
 
-def _file_row(file: StoredFile, now: datetime) -> dict[str, Any]:
-    names = ("id", "name", "media_type", "size", "sha256", "url")
-    return {**{name: getattr(file, name) for name in names}, "role": "source", "job_id": None, "created_at": now}
-
-
-def _member_row(
-    batch_id: str, digest: str, entry: Found | Skipped, ids: Mapping[str, str], now: datetime
-) -> dict[str, Any]:
-    common = {"batch_id": batch_id, "digest": digest, "path": entry.path, "size": entry.size, "created_at": now}
+def _member_row(digest: str, entry: Found | Skipped, ids: Mapping[str, str]) -> dict[str, str | int | None]:
+    common = {"digest": digest, "path": entry.path, "size": entry.size}
     if isinstance(entry, Found):
         facts = {"sha256": entry.sha256, "format": entry.format, "error_code": None, "error_message": None}
         return {**common, **facts, "state": MemberState.SUBMITTED, "job_id": ids[digest]}
-    why = {"error_code": entry.code, "error_message": entry.message}
-    return {**common, **why, "sha256": None, "format": None, "state": MemberState.SKIPPED, "job_id": None}
+    facts = {"sha256": None, "format": None, "error_code": entry.code, "error_message": entry.message}
+    return {**common, **facts, "state": MemberState.SKIPPED, "job_id": None}
+
+
+def _add_jobs(session: Session, rows: Sequence[_JobRow], *, common: Mapping[str, Any]) -> None:
+    """Those with params of their own by themselves: each of these is a statement's worth of columns."""
+    alike = [row for row, own in rows if own is None]
+    insert_rows(session, table(Job), alike, same=common)
+    others = [{**common, **row, **own} for row, own in rows if own is not None]
+    if others:
+        session.execute(insert(table(Job)), others)
 
 
 def _common_columns(batch_id: str, spec: BatchSpec, now: datetime) -> dict[str, Any]:
@@ -165,15 +161,16 @@ def _common_columns(batch_id: str, spec: BatchSpec, now: datetime) -> dict[str, 
     }
 
 
-def _job_row(spec: BatchSpec, entry: Found, *, id: str) -> dict[str, Any]:
+_JobRow = tuple[dict[str, str | int | None], dict[str, Any] | None]
+"""A job's columns, and those of its own params where it has any."""
+
+
+def _job_row(spec: BatchSpec, entry: Found, *, id: str, number: int) -> _JobRow:
     row = {"id": id, "source": entry.source, "source_name": entry.path[-1024:], "sha256": entry.sha256}
     if entry.params is None:
-        return row
-    return {
-        **row,
-        "params": entry.params.to_json(),
-        "password": _password(entry.params) or _password(spec.params),
-    }
+        return {**row, "change_seq": number}, None
+    own = {"params": entry.params.to_json(), "password": _password(entry.params) or _password(spec.params)}
+    return {**row, "change_seq": number}, own
 
 
 def _password(params: Params) -> str | None:
