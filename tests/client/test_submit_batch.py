@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from domain.errors import ConflictError, NotFoundError, ParamsError, SourceError
+from domain.errors import Code, ConflictError, NotFoundError, ParamsError, SourceError
 from domain.settings import Settings
 from domain.states import JobState
 from nightowl import Client, Ocr
-from storage import migrations
+from storage import artifacts, migrations
 from storage.session import Database
 from tests.client.archives import tarred, zipped
 
@@ -53,12 +53,63 @@ def test_an_archive_becomes_jobs_and_a_manifest_and_the_same_again_nothing(clien
     assert jobs["a/x.pdf"].id != jobs["b/x.pdf"].id
     job = jobs["b/y.pdf"]
     assert (job.params, job.priority, job.engine, job.source_name) == ({"pages": "1"}, -3, "fake", "b/y.pdf")
-    assert len(list((tmp_path / "data/artifacts/content").rglob("*/*"))) == 2
+    (pack,) = packs(tmp_path)
+    assert pack.read_bytes() == b"%PDF-1 one%PDF-1 two"
     again = client.submit_batch(Ocr(pages="1"), archive, name="first", priority=-3, engine="fake")
     assert (again.added, again.already) == (0, 4)
     assert again.batch is not None
     assert report.batch is not None
     assert again.batch.id == report.batch.id
+
+
+def packs(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "data/artifacts/packs").glob("*/*"))
+
+
+def content_of(client: Client, path: str, *, batch: str) -> bytes:
+    """As a client reads it, which must be as a worker does."""
+    job = client.get(members(client, batch)[path].job_id)
+    with client._database.read() as session:
+        stored = artifacts.get(session, (job.source or "").removeprefix(artifacts.SCHEME))
+    read = client.read(stored)
+    with client._artifacts.local(stored) as file:
+        assert file.read_bytes() == read
+    return read
+
+
+def test_small_members_lie_in_one_file_and_each_is_read_by_itself(client: Client, tmp_path: Path) -> None:
+    texts = {f"{number}.txt": f"text {number}".encode() * (number + 1) for number in range(7)}
+    large = b"l" * (artifacts.PACKED_BYTES + 1)
+    (tmp_path / "in.tar").write_bytes(tarred({**texts, "large": large}))
+    client.submit_batch(Ocr(), tmp_path / "in.tar", name="b")
+    assert len(packs(tmp_path)) == 1
+    assert {path: content_of(client, path, batch="b") for path in texts} == texts
+    assert content_of(client, "large", batch="b") == large
+    (tmp_path / "next.tar").write_bytes(tarred({"seen.txt": texts["3.txt"], "new.txt": b"new"}))
+    client.submit_batch(Ocr(), tmp_path / "next.tar", name="next")
+    assert sorted(pack.stat().st_size for pack in packs(tmp_path))[0] == len(b"new"), "what is here is not stored again"
+    assert content_of(client, "seen.txt", batch="next") == texts["3.txt"]
+
+
+def test_a_pack_that_is_gone_is_said_and_made_good_by_the_next_submit(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "in.tar").write_bytes(tarred({"a": b"one", "b": b"two"}))
+    client.submit_batch(Ocr(), tmp_path / "in.tar", name="b")
+    packs(tmp_path)[0].unlink()
+    with pytest.raises(SourceError) as gone:
+        content_of(client, "a", batch="b")
+    assert gone.value.code == Code.ARTIFACT_MISSING
+    client.submit_batch(Ocr(), tmp_path / "in.tar", name="again")
+    assert [content_of(client, path, batch="b") for path in "ab"] == [b"one", b"two"]
+
+
+def test_a_chunk_ends_where_its_small_members_fill_a_pack(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nightowl.batches.CHUNK_BYTES_HELD", 100)
+    (tmp_path / "in.tar").write_bytes(tarred({f"{number}": b"%d" % number * 30 for number in range(9)}))
+    assert client.submit_batch(Ocr(), tmp_path / "in.tar", name="b").added == 9
+    assert sorted(pack.stat().st_size for pack in packs(tmp_path)) == [30, 120, 120]
+    assert content_of(client, "7", batch="b") == b"7" * 30
 
 
 def test_a_submit_that_was_killed_is_gone_on_with(
@@ -113,7 +164,7 @@ def test_a_dry_run_stores_nothing(client: Client, tmp_path: Path) -> None:
     report = client.submit_batch(Ocr(), archive, dry_run=True)
     assert (report.batch, report.added, report.skipped) == (None, 1, {"name_refused": 1})
     assert client.batches() == []
-    assert not (tmp_path / "data/artifacts/content").exists()
+    assert not list((tmp_path / "data/artifacts").rglob("*"))
 
 
 def test_large_members_are_stored_whole_and_no_larger_than_the_limit(
@@ -195,8 +246,9 @@ def test_a_remote_store_gets_every_file(tmp_path: Path, database_url: str, monke
     try:
         with Client(Settings()) as client:
             assert client.submit_batch(Ocr(), tmp_path / "in", name="b").added == 2
-        sizes = sorted(memory.info(path)["size"] for path in memory.find("/store/content"))
-        assert sizes == [5, 2_000_000]
+            assert content_of(client, "x.txt", batch="b") == b"small"
+        sizes = [[memory.info(path)["size"] for path in memory.find(f"/store/{kind}")] for kind in ("packs", "content")]
+        assert sizes == [[5], [2_000_000]]
     finally:
         memory.rm("/store", recursive=True)
 

@@ -98,3 +98,32 @@ def test_threads_that_ring_at_once_ring_for_each_other(
     leave.set()
     first.join()
     assert len(rings) == 2
+
+
+def test_who_just_rang_need_not_ring_again_while_other_work_is_in_hand(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker(StandInReaders())
+    rings: list[Context] = []
+    monkeypatch.setattr("tasks.bell.ring_due", rings.append)
+    turn, context = worker.context.turn, worker.context
+    with context.heartbeat.watch("another"):
+        turn.ring(context, may_wait=True)
+        turn.ring(context, may_wait=True)
+        assert len(rings) == 1
+        turn.ring(context)
+        assert len(rings) == 2, "what cannot wait is rung for"
+    turn.ring(context, may_wait=True)
+    assert len(rings) == 3, "nobody would ring later"
+    monkeypatch.setattr("tasks.bell.PAUSE_SECONDS", 0.0)
+    with context.heartbeat.watch("another"):
+        turn.ring(context, may_wait=True)
+    assert len(rings) == 4, "the pause is over"
+
+
+def test_an_engine_that_is_elsewhere_is_rung_for_at_once(make_worker: MakeWorker, file: Path) -> None:
+    worker = make_worker(StandInReaders("a page"))
+    with worker.context.heartbeat.watch("another"):
+        plan_and_carry_on(worker.context, worker.submit(Ocr(), file))
+        plan_and_carry_on(worker.context, worker.submit(Ocr(), file, engine="another"))
+    assert [task for task, _ in worker.bell.messages] == [RUN_SLICE]
