@@ -9,6 +9,7 @@ import pytest
 
 from domain.errors import Code, SourceError
 from tests.readers.test_scenes import textured
+from worker.readers.ink import is_blank
 from worker.readers.layer import _letters, _Span, _unreadable
 from worker.readers.mupdf import pymupdf
 from worker.readers.pdf import Documents
@@ -257,6 +258,29 @@ def test_two_documents_in_turn_are_not_mixed_up(open_: Opener) -> None:
     for _ in range(2):
         pages = [documents.page(source, 1, target_pixels=200, format="pdf") for source in sources]
         assert [page.layer.text if page.layer else "" for page in pages] == ["one", "two"]
+
+
+def test_text_that_the_layer_shows_is_not_searched_for_and_white_text_is_not_shown(
+    open_: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[object] = []
+
+    def blank(image: object) -> bool:
+        searched.append(image)
+        return is_blank(image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("worker.readers.pdf.is_blank", blank)
+    made, page = document()
+    page.insert_text((40, 60), "a few words")
+    assert not read(open_(made.tobytes())).blank
+    assert not searched
+    made, page = document()
+    page.insert_text((40, 60), "nobody sees this", color=(1, 1, 1))
+    seen = read(open_(made.tobytes()))
+    assert seen.layer is not None
+    assert seen.layer.trusted
+    assert seen.blank
+    assert len(searched) == 1
 
 
 def test_a_photograph_is_not_blank(open_: Opener) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import func, select, text
 
 from domain.batches import BatchSpec, Found, Skipped
@@ -66,6 +67,25 @@ def test_the_same_members_again_add_only_what_is_missing(ledger: Ledger) -> None
     again = add(ledger, opened(ledger, spec), spec, found("a/x.pdf"), found("b/x.pdf", "d"), found("new.pdf"))
     assert (len(again.jobs), again.already) == (2, 1), "another content under a path is another member"
     assert ledger.check() == []
+
+
+def test_rows_are_written_as_they_are_said_whatever_stands_in_them(ledger: Ledger) -> None:
+    spec = BatchSpec(name="b", params=Ocr(pages="1", password=SecretStr("p'w")), priority=-3, engine="e", fresh=True)
+    batch = opened(ledger, spec)
+    path = """a 'b' "c" \\ {d} %s :e $1 é 漢字 😀 \x7f"""
+    large = Found(path=path, source=f"/{path}", size=2**40)
+    skipped = Skipped(path=path, code="name_refused", message=path)
+    added = add(ledger, batch, spec, large, skipped, found("plain"), found("rung no more"), ring=1)
+    job, plain, _ = (ledger.job(id) for id in added.jobs)
+    assert (job.source, job.source_name, job.sha256, plain.sha256) == (f"/{path}", path, None, "c" * 64)
+    assert (job.params, job.password, job.priority, job.engine, job.fresh) == ({"pages": "1"}, "p'w", -3, "e", True)
+    assert job.created_at == ledger.now
+    with ledger.database.read() as session:
+        members = {(str(one.state), one.path): one for one in batches.members(session, batch.id)}
+        rung = list(session.scalars(select(tables.Job.id).where(tables.Job.rung_at == ledger.now)))
+    assert (members["submitted", path].size, members["submitted", path].sha256) == (2**40, None)
+    assert members["skipped", path].error_message == path
+    assert rung == [added.jobs[0]]
 
 
 def test_a_member_with_params_of_its_own_is_another_one(ledger: Ledger) -> None:
