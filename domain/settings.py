@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     slice_parts: int = Field(default=8, ge=1, le=1000, description="Parts that one queue message names.")
     parts_in_flight: int = Field(default=3, ge=1, le=64, description="Parts of one slice that are in work at a time.")
     readers: int = Field(default=2, ge=1, le=64, description="Reader child processes of one worker.")
-    reader_recycle: int = Field(default=200, ge=1, description="Reads after which a reader child is replaced.")
+    reader_recycle: int = Field(default=1000, ge=1, description="Reads after which a reader child is replaced.")
     max_messages: int = Field(
         default=256, ge=1, description="Most slices and jobs that stand in the queue at a time; SQL holds the rest."
     )
