@@ -5,6 +5,7 @@ Messages carry ids only. A lost, doubled or late message is harmless, so acknowl
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,16 @@ INTERACTIVE = 0
 NORMAL = 3
 BULK = 6
 """Where the job's own is below 0, as a batch's is."""
+
+
+SILENCE: dict[int, int] = {
+    socket.TCP_KEEPIDLE: 10,
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 25_000,
+}
+"""A worker waits for the next message without an end. On a broker that fell silent it hangs up after 25 s: the broker
+may have forgotten the connection long before, and would never send on it again."""
 
 
 def queue_for(phase_queue: str, engine: str | None) -> str:
@@ -53,6 +64,8 @@ def celery_options(settings: Settings) -> dict[str, Any]:
             "queue_order_strategy": "priority",
             "socket_connect_timeout": 3,
             "socket_timeout": 30,
+            "socket_keepalive": True,
+            "socket_keepalive_options": SILENCE,
         },
         "enable_utc": True,
         "timezone": "UTC",

@@ -15,6 +15,7 @@ from sqlalchemy import exists, select
 from domain.errors import Failure
 from storage.artifacts import StoredFile, to_file
 from storage.jobs import to_job
+from storage.session import take_time
 from storage.tables import Artifact, Job, Member
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Exported:
 
 def stream(session: Session, which: Which) -> Iterator[Exported]:
     """Rows of one moment. Keep the transaction open while you read."""
+    take_time(session)
     if which.batch_id is None:
         yield from _of_jobs(session, _chosen(which))
         return

@@ -18,6 +18,7 @@ from domain.states import AttemptState, JobState, PartState, Phase
 from storage import artifacts
 from storage.changes import CHANGE_SEQ, SWEEP
 from storage.jobs import OPEN, UNSETTLED
+from storage.session import take_time
 from storage.tables import Artifact, Attempt, Batch, Job, Ledger, Part
 
 if TYPE_CHECKING:
@@ -382,6 +383,7 @@ def _about_files(json: Json) -> Iterator[Question]:
 
 def _missing_files(session: Session, store: ArtifactStore) -> list[Violation]:
     """The rows whose file is not in the store. One look for each file, some rows at a time."""
+    take_time(session)
     rows = session.execute(select(Artifact).order_by(Artifact.id).execution_options(yield_per=FETCH_ROWS)).scalars()
     found: list[Violation] = []
     for row in rows:

@@ -2,6 +2,9 @@
 
 SQLite runs in WAL mode. A write transaction begins IMMEDIATE: with a deferred BEGIN, a transaction that reads and then
 writes fails at once with "database is locked" when another one wrote in between, and the busy timeout does not help.
+
+PostgreSQL lies across a network that may fall silent. We hang up on a server that does not answer, and it ends a
+transaction of ours that stands still: what that one had locked would stop everybody else until TCP gave up.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from sqlalchemy import (
     create_engine,
     event,
     make_url,
+    text,
     update,
 )
 from sqlalchemy.exc import ArgumentError
@@ -101,7 +105,24 @@ def _guarded_update(table: Table, where: tuple[str, ...], values: tuple[str, ...
     )
 
 
+def take_time(session: Session) -> None:
+    """This transaction only reads and may stand still for long: whoever reads its rows has other things to do, too."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+
+
 POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
+
+SILENCE: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""How long libpq waits for a silent server: to connect, for an answer (10 + 3 x 5 s), for a receipt (milliseconds)."""
+STILL_SECONDS = 10
+"""So long may a transaction stand still between two statements before the server ends it; see `take_time`."""
 
 
 def _create_engine(url: str) -> Engine:
@@ -112,7 +133,16 @@ def _create_engine(url: str) -> Engine:
         raise SetupError("NIGHTOWL_DATABASE_URL is not a database URL; see docs/settings.md") from error
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(url, parsed.database)
-    return create_engine(url, pool_pre_ping=True, hide_parameters=True, **POOL)
+    silence = {name: value for name, value in SILENCE.items() if name not in parsed.query}
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=silence, **POOL)
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    # Not by libpq's `options`: PgBouncer refuses those.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{STILL_SECONDS}s'")
+    connection.commit()
 
 
 def _sqlite(url: str, path: str | None) -> Engine:
