@@ -93,7 +93,9 @@ def test_a_worker_bounds_openmps_spinning_before_torch_loads() -> None:
 
 def test_its_settings_are_read_when_its_configuration_is_asked_for() -> None:
     code = "from worker.app import app\nprint(app.conf.worker_pool, app.conf.broker_url)"
-    assert python(WITHOUT + code, NIGHTOWL_BROKER_URL="redis://queue/3").strip() == "threads redis://queue/3"
+    assert (
+        python(WITHOUT + code, NIGHTOWL_BROKER_URL="redis://queue/3").strip() == "worker.pool:TaskPool redis://queue/3"
+    )
 
 
 def test_the_values_of_the_domain_load_no_other_package_of_ours() -> None:

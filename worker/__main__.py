@@ -38,7 +38,7 @@ def main() -> int:
         return SETUP_EXIT
     app.worker_main(
         [
-            *("--quiet", "worker", "--pool=threads", "--without-gossip", "--without-mingle"),
+            *("--quiet", "worker", "--without-gossip", "--without-mingle"),
             *(f"--concurrency={settings.concurrency}", f"--loglevel={settings.log_level}"),
             "--queues=" + ",".join(queues),
             f"--hostname={os.environ.get(NODE_VARIABLE, 'celery')}@%h",

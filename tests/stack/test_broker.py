@@ -12,7 +12,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from domain.states import JobState
-from nightowl import Ocr
+from nightowl import Copywrite, Ocr
 from tasks.celery import count_messages
 from tests.stack.conftest import eventually
 from worker.embedded import command
@@ -62,6 +62,30 @@ def test_a_worker_outlives_its_redis(
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_messages_wait_at_the_broker_until_a_thread_is_free(site: Site) -> None:
+    """One more may come: it was asked for before the last thread was taken."""
+    with site.client() as client:
+        for number in range(20):
+            client.submit(Copywrite(brief=f"lamp {number}"))
+        site.start_worker(model="hang", concurrency="4", slots="4", ring_seconds="600")
+        eventually(lambda: client.counts().get(JobState.RUNNING, 0) == 4)
+        with Connection(site.environment["NIGHTOWL_BROKER_URL"]) as connection:
+            assert count_messages(connection, {"cpu", "gpu"}) >= 15
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_thread_that_falls_free_gets_its_next_message_at_once(site: Site) -> None:
+    """Celery's loop by itself would look once a second."""
+    with site.client() as client:
+        jobs = [client.submit(Copywrite(brief=f"lamp {number}")) for number in range(30)]
+        site.start_worker(concurrency="1")
+        ended = [client.wait(job.id, timeout_seconds=60) for job in jobs]
+    assert {job.state for job in ended} == {JobState.SUCCEEDED}
+    times = sorted(job.finished_at for job in ended if job.finished_at is not None)
+    assert (times[-1] - times[0]).total_seconds() < 15
 
 
 def test_queued_messages_are_counted_at_every_priority(broker: Path) -> None:
