@@ -5,6 +5,7 @@
     ├── ReaderError          the child process that read it died, ran out of time or memory
     ├── EngineError          the model failed
     ├── ParamsError          params that do not fit the kind
+    ├── StoreError           the artifact store cannot be reached, or takes no more
     ├── LostError            this worker no longer owns what it was writing; nothing was written
     ├── NotFoundError        no such job, artifact or batch
     ├── ConflictError        an idempotency key or a state that does not allow the call
@@ -56,6 +57,7 @@ class Code(StrEnum):
     WORKER_LOST = "worker_lost"
     RESULT_TOO_LARGE = "result_too_large"
     ARTIFACT_MISSING = "artifact_missing"
+    STORE_UNREACHABLE = "store_unreachable"
     ARCHIVE_DAMAGED = "archive_damaged"
     ARCHIVE_LIMIT = "archive_limit"
     NAME_REFUSED = "name_refused"
@@ -126,6 +128,13 @@ class ParamsError(NightowlError):
     """The params do not fit the kind of job."""
 
     default_code = Code.PARAMS_INVALID
+
+
+class StoreError(NightowlError):
+    """The artifact store cannot be reached, refuses us, or has no room."""
+
+    default_code = Code.STORE_UNREACHABLE
+    default_retryable = True
 
 
 class LostError(NightowlError):

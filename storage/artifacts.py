@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import fsspec
 from sqlalchemy import bindparam, delete, insert, select
 
-from domain.errors import Code, NotFoundError, SourceError
+from domain.errors import Code, NotFoundError, SourceError, StoreError
 from storage import tables
 from storage.jobs import OPEN, new_id
 
@@ -47,6 +47,9 @@ _OF_JOB = (
     .order_by(_ARTIFACTS.c.name)
 )
 
+OF_OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+"""Stores without folders: making one asks the server for nothing, or even makes a bucket."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
@@ -64,28 +67,31 @@ class StoredFile:
 
 
 class ArtifactStore:
-    """Files under one folder or fsspec URL."""
+    """Files under one folder or fsspec URL. Whatever it does raises StoreError where the store does not do it."""
 
     def __init__(self, url: str) -> None:
         self._fs, self._root = fsspec.core.url_to_fs(url)
         self.is_local = "file" in _protocols(self._fs)
+        self._has_folders = OF_OBJECTS.isdisjoint(_protocols(self._fs))
         self._made: set[str] = set()
 
     def put(self, content: bytes, *, name: str, media_type: str) -> StoredFile:
         """Store bytes under a fresh id."""
-        stored = self._place(name, media_type, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        with self._fs.open(stored.url, "wb") as file:
-            file.write(content)
+        with _faults():
+            stored = self._place(name, media_type, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+            with self._fs.open(stored.url, "wb") as file:
+                file.write(content)
         return stored
 
     def put_file(self, path: Path, *, name: str, media_type: str = "application/octet-stream") -> StoredFile:
         """Store a copy of a local file, read in chunks."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            stored = self._place(name, media_type, size=file.tell(), sha256=digest)
-            file.seek(0)
-            with self._fs.open(stored.url, "wb") as target:
-                shutil.copyfileobj(file, target, CHUNK_BYTES)
+            with _faults():
+                stored = self._place(name, media_type, size=file.tell(), sha256=digest)
+                file.seek(0)
+                with self._fs.open(stored.url, "wb") as target:
+                    shutil.copyfileobj(file, target, CHUNK_BYTES)
         return stored
 
     def pack(self, contents: Mapping[str, bytes]) -> dict[str, str]:
@@ -94,8 +100,9 @@ class ArtifactStore:
         The same contents in the same order make the same file: a submit that was killed and is repeated leaves no two.
         """
         name = hashlib.sha256("".join(contents).encode()).hexdigest()
-        url = f"{self._folder(f'packs/{name[:2]}')}/{name}"
-        self._write_whole(b"".join(contents.values()), url)
+        with _faults():
+            url = f"{self._folder(f'packs/{name[:2]}')}/{name}"
+            self._write_whole(b"".join(contents.values()), url)
         places, offset = {}, 0
         for sha256, content in contents.items():
             places[sha256] = f"{url}#{offset}"
@@ -108,7 +115,8 @@ class ArtifactStore:
         The id is the hash. A file is there whole or not at all; what a killed process left lies in `incoming`.
         """
         if len(first) < CHUNK_BYTES:
-            return self._keep_bytes(first, name=name)
+            with _faults():
+                return self._keep_bytes(first, name=name)
         incoming = self._folder("incoming")
         digest, size = hashlib.sha256(), 0
         with tempfile.NamedTemporaryFile(dir=incoming if self.is_local else None, delete=False) as file:
@@ -119,8 +127,9 @@ class ArtifactStore:
                     size += file.write(data)
                     data = read(CHUNK_BYTES)
                 file.close()
-                stored = self._by_hash(digest.hexdigest(), name=name, size=size)
-                self._move(Path(file.name), stored)
+                with _faults():
+                    stored = self._by_hash(digest.hexdigest(), name=name, size=size)
+                    self._move(Path(file.name), stored)
             finally:
                 Path(file.name).unlink(missing_ok=True)
         return stored
@@ -153,7 +162,7 @@ class ArtifactStore:
     def _folder(self, name: str) -> str:
         """A folder of the store, made at its first use."""
         folder = f"{self._root}/{name}"
-        if folder not in self._made:
+        if self._has_folders and folder not in self._made:
             self._fs.makedirs(folder, exist_ok=True)
             self._made.add(folder)
         return folder
@@ -161,10 +170,11 @@ class ArtifactStore:
     def read(self, stored: StoredFile) -> bytes:
         """Raises SourceError with `artifact_missing` if the file is gone."""
         try:
-            if packed := _IN_PACK.fullmatch(stored.url):
-                start = int(packed["offset"])
-                return bytes(self._fs.cat_file(packed["pack"], start=start, end=start + stored.size))
-            return bytes(self._fs.cat_file(stored.url))
+            with _faults(passes=(FileNotFoundError,)):
+                if packed := _IN_PACK.fullmatch(stored.url):
+                    start = int(packed["offset"])
+                    return bytes(self._fs.cat_file(packed["pack"], start=start, end=start + stored.size))
+                return bytes(self._fs.cat_file(stored.url))
         except FileNotFoundError as error:
             raise _gone(stored) from error
 
@@ -172,12 +182,13 @@ class ArtifactStore:
         """Safe where it is gone already. What lies in a pack stays, with what else lies there."""
         if _IN_PACK.fullmatch(stored.url):
             return
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _faults(passes=(FileNotFoundError,)):
             self._fs.rm_file(stored.url)
 
     def exists(self, stored: StoredFile) -> bool:
         packed = _IN_PACK.fullmatch(stored.url)
-        return bool(self._fs.exists(packed["pack"] if packed else stored.url))
+        with _faults():
+            return bool(self._fs.exists(packed["pack"] if packed else stored.url))
 
     @contextmanager
     def local(self, stored: StoredFile) -> Iterator[Path]:
@@ -196,13 +207,15 @@ class ArtifactStore:
             return
         with tempfile.TemporaryDirectory(prefix="nightowl-") as folder:
             path = Path(folder) / safe_name(stored.name)
-            self._fs.get_file(stored.url, str(path))
+            with _faults():
+                self._fs.get_file(stored.url, str(path))
             yield path
 
     def _place(self, name: str, media_type: str, *, size: int, sha256: str) -> StoredFile:
         id = new_id()
         folder = f"{self._root}/{id[-2:]}/{id}"
-        self._fs.makedirs(folder, exist_ok=True)
+        if self._has_folders:
+            self._fs.makedirs(folder, exist_ok=True)
         return StoredFile(
             id=id, name=name, media_type=media_type, size=size, sha256=sha256, url=f"{folder}/{safe_name(name)}"
         )
@@ -212,6 +225,18 @@ def content_file(sha256: str, *, name: str, size: int, url: str) -> StoredFile:
     """A member of a batch, whose id is its hash."""
     kind = "application/octet-stream"
     return StoredFile(id=sha256, name=name[-1024:], media_type=kind, size=size, sha256=sha256, url=url)
+
+
+@contextmanager
+def _faults(*, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Drivers raise what their makers chose. What `passes` is for the caller to judge."""
+    try:
+        yield
+    except passes:
+        raise
+    except Exception as error:
+        why = getattr(error, "strerror", None) or error or type(error).__name__
+        raise StoreError(f"the artifact store does not do what it is asked: {why}"[:500]) from error
 
 
 def _is_there(stored: StoredFile) -> bool:
