@@ -2,8 +2,9 @@
 
 Its model string may hold comma-separated switches: `delay=0.05` (seconds per request), `fail=every:7` (each seventh
 request raises EngineError), `hang` (requests end only by cancel, deadline or close), `text=...` (what every request
-answers; a comma ends it), `die=...` (kill -9 of this process, after the delay, by a request in which these words occur,
-or a picture's size and mean colour: "160x120 #0a0a0a"; a comma ends it). Unknown switches raise SetupError.
+answers; a comma ends it), `quick=...` (requests in which these words occur neither hang nor pass a delay; a comma ends
+it), `die=...` (kill -9 of this process, after the delay, by a request in which these words occur, or a picture's size
+and mean colour: "160x120 #0a0a0a"; a comma ends it). Unknown switches raise SetupError.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Switches:
     fail_every: int = 0
     hang: bool = False
     text: str | None = None
+    quick: str | None = None
     die: str | None = None
 
 
@@ -90,6 +92,8 @@ class FakeEngine:
     def _wait(self, request: Request) -> FinishReason | None:
         """Pass the delay; says what cut it short. A request that is cancelled or late before it starts is cut short."""
         ends_at = None if self._switches.hang else time.monotonic() + self._switches.delay_seconds
+        if self._switches.quick is not None and self._switches.quick in "\n".join(_parts(request)):
+            ends_at = time.monotonic()
         while True:
             if self._closed.is_set() or (request.cancel is not None and request.cancel.is_set()):
                 return FinishReason.CANCELLED
@@ -134,6 +138,8 @@ def _with(switches: Switches, item: str) -> Switches:
                 return replace(switches, hang=True)
             case "text":
                 return replace(switches, text=value)
+            case "quick" if value:
+                return replace(switches, quick=value)
             case "die" if value:
                 return replace(switches, die=value)
     except ValueError as error:
@@ -142,7 +148,7 @@ def _with(switches: Switches, item: str) -> Switches:
 
 
 def _unknown(item: str) -> str:
-    known = "delay=SECONDS, fail=every:N, hang, text=ANSWER and die=WORDS"
+    known = "delay=SECONDS, fail=every:N, hang, text=ANSWER, quick=WORDS and die=WORDS"
     return f"the fake engine does not understand {item!r}: it knows {known}"
 
 
