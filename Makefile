@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 RUNS    ?= 20
 SEED    ?= 1
 SECONDS ?= 1200
+MEMBERS ?= 5000
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench chaos soak fuzz hostile clean
+.PHONY: help setup demo test check bench chaos cluster soak fuzz hostile clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +46,9 @@ bench: setup  ## The benchmarks that print ratios (docs/performance.md)
 chaos: setup  ## Seeded runs with faults (RUNS=20 SEED=1), then fuzz; docs/reliability.md
 	$(BIN)/python -m tests.chaos run --runs $(RUNS) --seed $(SEED)
 	$(MAKE) --no-print-directory fuzz
+
+cluster: setup  ## A batch on three hosts, one cut off and one killed (MEMBERS=5000); docs/scaling.md
+	$(BIN)/python -m tests.cluster --members $(MEMBERS)
 
 soak: setup  ## A mixed load for SECONDS=1200; fails on what grows: memory, leases, messages
 	$(BIN)/python -m tests.chaos soak --seconds $(SECONDS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
 from domain.errors import Code, SourceError, StoreError
-from storage.artifacts import CHUNK_BYTES, ArtifactStore
+from storage.artifacts import CHUNK_BYTES, ArtifactStore, content_file
 from tests.cluster.servers import S3
 
 if TYPE_CHECKING:
@@ -71,3 +72,15 @@ def test_a_server_that_is_away_is_worth_another_try(server: S3) -> None:
             ask(stored)
         assert away.value.code == Code.STORE_UNREACHABLE
         assert away.value.retryable
+
+
+def test_a_pack_is_read_by_ranges(server: S3) -> None:
+    store = ArtifactStore(f"{server.make_bucket()}/store")
+    contents = {sha256(data).hexdigest(): data for data in (b"first", b"the second", b"3")}
+    for name, url in store.pack(contents).items():
+        data = contents[name]
+        stored = content_file(name, name="a.txt", size=len(data), url=url)
+        assert store.exists(stored)
+        assert store.read(stored) == data
+        with store.local(stored) as copy:
+            assert copy.read_bytes() == data
