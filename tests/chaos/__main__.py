@@ -130,6 +130,7 @@ def _print(done: Record, site: Site, options: argparse.Namespace) -> None:
     for problem in report.problems(done):
         print(f"       {problem}")
     named = f" --faults {' '.join(options.faults)}" if options.faults else ""
+    named += f" --mutation {options.mutation}" if options.mutation else ""
     print(
         f"       again: python -m tests.chaos run --runs 1 --seed {done.seed} --jobs {options.jobs} "
         f"--workers {options.workers} --database {options.database} --most {options.most}{named}",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import tzinfo
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, ExceptionContext
     from sqlalchemy.orm import Session
 
     from domain.jobs import Part
@@ -414,7 +414,12 @@ def _bound_sqlite(chaos: Chaos, database: Database) -> None:
         most = 1 if chaos.switches.get("disk-full") else 2**31  # 1: as many pages as it has now
         connection.exec_driver_sql(f"PRAGMA max_page_count={most}").close()
 
+    def failed(context: ExceptionContext) -> None:
+        if "disk is full" in str(context.original_exception):
+            chaos.struck("disk-full")
+
     event.listen(database.engine, "begin", bound, insert=True)
+    event.listen(database.engine, "handle_error", failed)
 
 
 def _hurry() -> None:
