@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from urllib.parse import unquote
 
 from domain.errors import Code, SourceError
-from domain.plain import clean
+from domain.plain import clean, one_line
 
 WEB = frozenset({"http", "https"})
 LONGEST_NAME = 200
@@ -27,6 +27,12 @@ def scheme(source: str) -> str | None:
     """The scheme of a URL in lower case, "https"; None for a path."""
     match = _URL.match(source)
     return match["scheme"].lower() if match else None
+
+
+def at_home(path: str | Path) -> Path:
+    """The path, with the home folder for a ~ at its start. Not for ~name: office programs name their lock files so."""
+    given = Path(path)
+    return given.expanduser() if given.parts[:1] == ("~",) else given
 
 
 def is_remote(source: str) -> bool:
@@ -86,11 +92,18 @@ def check_callback(url: str) -> str:
 
 
 def check_source(source: str) -> None:
-    """Refuse a URL that holds a user or password: rows, logs and messages are not the place for them.
+    """Refuse what no row can hold, and a URL that holds a user or password: rows, logs and messages are not the place
+    for them.
 
     Raises:
         SourceError: saying what to do instead.
     """
+    if clean(source) != source:
+        raise SourceError(
+            f"{one_line(source)} is no name that the database can hold (it is not UTF-8, or has a NUL in it); "
+            "rename the file, or give its bytes",
+            code=Code.NAME_REFUSED,
+        )
     if _ONE_SLASH.match(source):
         raise SourceError(
             f"{source.partition('?')[0].rpartition('@')[2]} looks like a URL but has one slash after its scheme; "

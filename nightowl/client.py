@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 from domain.batches import BATCH_PRIORITY, BatchSpec
 from domain.errors import NotFoundError
 from domain.jobs import JobSpec
+from domain.plain import clean
 from domain.settings import Settings
-from domain.sources import check_callback, check_source, scheme
+from domain.sources import at_home, check_callback, check_source, scheme
 from nightowl.batches import Options, Submitter, Watcher, bell, default_name
 from nightowl.doorbell import Doorbell
 from nightowl.intake.origins import refuse_archive, shown_source
@@ -120,7 +121,7 @@ class Client:
             kind=params.kind,
             params=params,
             source=f"{artifacts.SCHEME}{stored.id}" if stored else _address(source),
-            source_name=name or (stored.name if stored else None) or _name(source),
+            source_name=clean(name or (stored.name if stored else None) or _name(source)),
             key=key,
             priority=priority,
             engine=engine,
@@ -415,7 +416,9 @@ def _address(source: str | Path | bytes | None) -> str | None:
     """What the job's row says: a URL as it is, a path made absolute."""
     if source is None or isinstance(source, bytes):
         return None
-    return str(source) if scheme(str(source)) else str(Path(source).expanduser().absolute())
+    if scheme(str(source)):
+        return str(source)
+    return str(at_home(source).absolute())
 
 
 def _name(source: str | Path | bytes | None) -> str | None:

@@ -11,6 +11,7 @@ import typer
 from domain.states import JobState
 from nightowl.cli import options, show
 from nightowl.cli.batch import print_summary
+from nightowl.cli.submitting import submit_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,13 +49,13 @@ def submit(
     with _client() as client:
         how: dict[str, Any] = {"key": key, "priority": priority, "engine": engine, "upload": upload}
         how |= {"fresh": fresh, "callback": callback}
-        jobs = [client.submit(params, file, **how) for file in files]
-        if wait:
-            jobs = [client.wait(job.id) for job in jobs]
+        submitted = submit_each(files, lambda file: client.submit(params, file, **how), as_json=json)
+        jobs = [client.wait(job.id) for job in submitted.jobs] if wait else submitted.jobs
     for job in jobs:
         show.json_line(job.to_json()) if json else show.line(show.outcome(job) if wait else job.id)
-    if wait:
-        raise typer.Exit(0 if all(job.state is JobState.SUCCEEDED for job in jobs) else 1)
+    if wait or not submitted.all_taken:
+        succeeded = not wait or all(job.state is JobState.SUCCEEDED for job in jobs)
+        raise typer.Exit(0 if submitted.all_taken and succeeded else 1)
 
 
 def status(

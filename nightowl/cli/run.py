@@ -10,6 +10,7 @@ import typer
 
 from domain.states import JobState
 from nightowl.cli import options, show
+from nightowl.cli.submitting import submit_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,12 @@ def run(
     files: Sequence[str | None] = sources or [None]
     options.check_key(key, files)
     with Progress(quiet=json) as progress, embedded_stack(progress) as stack, _client() as client:
-        jobs = [client.submit(params, file, key=key, priority=FOREGROUND, fresh=fresh) for file in files]
+        submitted = submit_each(
+            files,
+            lambda file: client.submit(params, file, key=key, priority=FOREGROUND, fresh=fresh),
+            as_json=json,
+        )
+        jobs = submitted.jobs
         try:
             ended = watch(client, stack, jobs, progress)
         except KeyboardInterrupt:
@@ -51,7 +57,7 @@ def run(
                 client.cancel(job.id)
             raise
     print_results(ended, as_json=json)
-    raise typer.Exit(0 if all(job.state is JobState.SUCCEEDED for job in ended) else 1)
+    raise typer.Exit(0 if submitted.all_taken and all(job.state is JobState.SUCCEEDED for job in ended) else 1)
 
 
 def _choose_engine(engine: str | None, model: str | None) -> None:

@@ -10,7 +10,6 @@ import csv
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from domain import sources
@@ -22,6 +21,7 @@ from nightowl.intake.references import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 LONGEST_LINE = 1024**2
 ROWS_AT_ONCE = 1000
@@ -66,7 +66,7 @@ class Manifest:
         params = _params(values)
         if sources.is_remote(source):
             return Reference(path=names.checked(name), url=source, params=params)
-        local = Path(source.removeprefix("file://")).expanduser()
+        local = sources.at_home(source.removeprefix("file://"))
         return Reference(path=names.checked(name), file=self.folder / local, params=params)
 
 

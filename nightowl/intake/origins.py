@@ -75,7 +75,7 @@ class Origins:
     # What lies on this machine.
 
     def _local(self, text: str, *, label: str, prefix: str) -> Iterator[Piece]:
-        path = Path(text).expanduser()
+        path = sources.at_home(text)
         if path.is_dir():
             for piece in folders.walk(path, prefix=prefix):
                 yield from self._found(piece)
@@ -189,7 +189,7 @@ def label_of(source: Source) -> str:
         return sources.file_name(text) or "remote"
     if glob.has_magic(text) and not Path(text).exists():
         return "files"
-    return Path(text.removeprefix("file://")).expanduser().absolute().name or "root"
+    return sources.at_home(text.removeprefix("file://")).absolute().name or "root"
 
 
 def refuse_archive(source: str, kind: str) -> None:

@@ -11,7 +11,7 @@ from domain.jobs import Job, JobSpec
 from domain.kinds import Kind
 from domain.params import Ocr
 from domain.settings import UNGUARDED_PROTOCOLS, Settings, origins
-from domain.sources import check_source, file_name, is_remote, masked, scheme
+from domain.sources import at_home, check_source, file_name, is_remote, masked, scheme
 from domain.states import JobState
 
 SECRET = "s3cr3t"
@@ -162,3 +162,18 @@ def test_a_private_host_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("NIGHTOWL_SOURCE_PRIVATE_HOSTS", entry)
     with pytest.raises(ValidationError, match=re.escape(entry)):
         Settings()
+
+
+@pytest.mark.parametrize("source", ["\udcff\udcfe.pdf", "a\0b.pdf"])
+def test_a_name_that_no_row_can_hold_is_refused(source: str) -> None:
+    with pytest.raises(SourceError, match=r"is no name that the database can hold") as caught:
+        check_source(source)
+    assert caught.value.code == Code.NAME_REFUSED
+    caught.value.message.encode()
+
+
+def test_only_a_tilde_alone_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/owl")
+    assert at_home("~/a.pdf") == Path("/home/owl/a.pdf")
+    assert at_home("~$report.pdf") == Path("~$report.pdf")
+    assert at_home("/x/~/a.pdf") == Path("/x/~/a.pdf")

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,3 +233,17 @@ def test_killing_run_leaves_no_process_behind_and_the_next_run_does_the_work(she
     (left,) = shell.jobs("status")
     assert left["state"] == "running"
     assert shell.run("run", "ocr", str(document), NIGHTOWL_LEASE_SECONDS="2").returncode == 0
+
+
+def test_a_file_that_is_refused_at_the_door_costs_no_other_its_job(shell: Shell, document: Path) -> None:
+    zipped = shell.folder / "many.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.txt", "An owl.")
+    files = (str(document), "many.zip", b"\xff.txt".decode("utf-8", "surrogateescape"))
+    done = shell.run("run", "ocr", *files, "-p", "pages=1", "--json")
+    assert done.returncode == 1, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    refused = [(line["source"], line["error"]["code"]) for line in told if line.get("type") == "refused"]
+    assert refused == [("many.zip", "source_unsupported"), ("\\udcff.txt", "name_refused")]
+    assert [line["state"] for line in told if "state" in line] == ["succeeded"]
+    assert "nightowl batch ocr many.zip" in shell.run("run", "ocr", "many.zip").stderr

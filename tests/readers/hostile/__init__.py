@@ -42,9 +42,9 @@ def case(name: str, ends: str, *, heavy: bool = False) -> Callable[[Callable[[],
 
 
 def cases() -> tuple[Case, ...]:
-    from tests.readers.hostile import clips, containers, documents, pictures, texts
+    from tests.readers.hostile import clips, containers, documents, odd, pictures, texts
 
-    assert all((clips, containers, documents, pictures, texts))  # imported for what they register
+    assert all((clips, containers, documents, odd, pictures, texts))  # imported for what they register
     names = [made.name for made in _CASES]
     assert len(set(names)) == len(names)
     return tuple(_CASES)
