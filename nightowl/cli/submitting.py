@@ -34,7 +34,7 @@ def submit_each(files: Sequence[str | None], submit: Callable[[str | None], Job]
 
 
 def _tell(file: str, error: SourceError, *, as_json: bool) -> None:
-    name = one_line(masked(file))
+    name = one_line(masked(file).rpartition("@")[2])  # what stands before it may be a password
     if as_json:
         why = {"code": error.code, "message": error.message, "retryable": error.retryable}
         show.json_line({"type": "refused", "source": name, "error": why})
