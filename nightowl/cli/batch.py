@@ -9,6 +9,8 @@ import typer
 
 from domain.batches import BATCH_PRIORITY
 from domain.errors import ParamsError
+from domain.plain import one_line
+from domain.sources import masked
 from domain.states import JobState
 from nightowl.cli import options, show
 
@@ -45,7 +47,8 @@ def batch(
 ) -> None:
     """Submit many files as one batch. The same again adds what is missing.
 
-    With --wait the exit code is 0 only if all jobs succeeded. Members that were skipped are told with why.
+    With --wait the exit code is 0 only if all jobs succeeded; where there is nothing to do it is 1. Members that were
+    skipped are told with why.
     """
     from nightowl.client import Client
 
@@ -68,6 +71,10 @@ def batch(
             watcher=_watcher(as_json=json, dry_run=dry_run),
         )
         show.json_line(report.to_json()) if json else _print_report(report)
+        if not report.added + report.already:
+            why = "everything in it was skipped" if report.skipped else "it holds no file that is asked for"
+            show.note(f"nightowl: no job comes of {one_line(', '.join(map(masked, paths)))}: {why}")
+            raise typer.Exit(1)
         if wait and report.batch is not None:
             with Live(quiet=json) as live:
                 summary = client.wait_batch(report.batch.id, seen=live.update)

@@ -119,6 +119,7 @@ class Archives:
             yield from self._nested(stream, path, format or "", level)
         elif self.filter.includes(path):
             yield Content(path=path, stream=stream, format=format)
+            self.budget.check()  # who read it may have met a limit; without this, the last member would be lost unsaid
 
     def _nested(self, stream: Peeked, path: str, format: str, level: _Level) -> Iterator[Content | Skipped]:
         most = self.budget.limits.max_archive_depth

@@ -38,14 +38,20 @@ class Budget:
         self.unpacked = 0
         self._packed = 0
         self._before = 0
+        self._met: LimitError | None = None
 
     def begin_archive(self, packed_bytes: int) -> None:
         """From here on the ratio is that of this archive, whose file has so many bytes."""
-        self._packed, self._before = packed_bytes, self.unpacked
+        self._packed, self._before, self._met = packed_bytes, self.unpacked, None
 
     def grow_archive(self, packed_bytes: int) -> None:
         """For an archive whose size is only known as it comes."""
         self._packed += packed_bytes
+
+    def check(self) -> None:
+        """Raises the LimitError that somebody met who read a member of this archive."""
+        if self._met is not None:
+            raise self._met
 
     def count_entry(self) -> None:
         """Raises LimitError."""
@@ -58,13 +64,18 @@ class Budget:
     def count_bytes(self, size: int) -> None:
         """Raises LimitError."""
         self.unpacked += size
+        if (why := self._over()) is not None:
+            self._met = LimitError(why)
+            raise self._met
+
+    def _over(self) -> str | None:
+        """Which limit on bytes is passed, and by what."""
         if self.unpacked > self.limits.max_batch_bytes:
-            raise LimitError(
-                f"more than {self.limits.max_batch_bytes} bytes unpacked (setting NIGHTOWL_LIMITS__MAX_BATCH_BYTES)"
-            )
+            return f"more than {self.limits.max_batch_bytes} bytes unpacked (setting NIGHTOWL_LIMITS__MAX_BATCH_BYTES)"
         unpacked = self.unpacked - self._before
         if unpacked > FREE_BYTES and unpacked > self.limits.max_archive_ratio * self._packed:
-            raise LimitError(
+            return (
                 f"it unpacks to more than {self.limits.max_archive_ratio:g} times its {self._packed} bytes "
                 "(setting NIGHTOWL_LIMITS__MAX_ARCHIVE_RATIO)"
             )
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import tracemalloc
@@ -308,3 +309,14 @@ def test_params_over_the_limit_are_refused_at_the_door(
             small.batch("large")
         report = small.submit_batch(Ocr(), tmp_path / "list.csv", name="rows")
     assert (report.added, report.skipped) == (1, {"params_invalid": 1})
+
+
+@pytest.mark.parametrize("form", ["zip", "gz"])
+def test_a_bomb_that_is_the_last_member_is_told(client: Client, tmp_path: Path, form: str) -> None:
+    bomb = b"%PDF-1.4\n" + bytes(80 * 1024**2)
+    path = tmp_path / f"in.pdf.{form}"
+    path.write_bytes(zipped({"a.pdf": b"%PDF-1.4 one", "z.pdf": bomb}) if form == "zip" else gzip.compress(bomb))
+    report = client.submit_batch(Ocr(), path, name="bomb")
+    assert (report.added, report.skipped) == (1 if form == "zip" else 0, {"archive_limit": 1})
+    (skipped,) = client.members("bomb", skipped=True)
+    assert "NIGHTOWL_LIMITS__MAX_ARCHIVE_RATIO" in (skipped.error_message or "")

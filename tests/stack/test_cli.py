@@ -247,3 +247,14 @@ def test_a_file_that_is_refused_at_the_door_costs_no_other_its_job(shell: Shell,
     assert refused == [("many.zip", "source_unsupported"), ("\\udcff.txt", "name_refused")]
     assert [line["state"] for line in told if "state" in line] == ["succeeded"]
     assert "nightowl batch ocr many.zip" in shell.run("run", "ocr", "many.zip").stderr
+
+
+def test_a_batch_of_nothing_is_told_and_ends_with_1(shell: Shell, tmp_path: Path) -> None:
+    data = {"NIGHTOWL_DATA_DIR": str(tmp_path / "data")}
+    assert shell.run("migrate", **data).returncode == 0
+    zipfile.ZipFile(shell.folder / "empty.zip", "w").close()
+    done = shell.run("batch", "ocr", "empty.zip", **data)
+    assert (done.returncode, "no job comes of empty.zip: it holds no file" in done.stderr) == (1, True), done.stderr
+    (shell.folder / "none.pdf").write_bytes(b"")
+    done = shell.run("batch", "ocr", "none.pdf", **data)
+    assert (done.returncode, "no job comes of none.pdf: everything in it was skipped" in done.stderr) == (1, True)

@@ -223,7 +223,13 @@ def _damage(what: str, code: Code) -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
-        complaint = " ".join(str(error).split())[:200]
+        # PyMuPDF says of a file that it failed to open it, and where we keep it; why, says MuPDF.
+        complaint = " ".join(str(error.__cause__ or error).split())[:200]
         if ("alloc" in complaint and "fail" in complaint) or "out of memory" in complaint.lower():
             raise MemoryError(complaint) from error
+        if "unknown encryption" in complaint:
+            what, code = (
+                f"{what.removesuffix(' damaged pdf')} it is encrypted in a way that no reader opens",
+                Code.SOURCE_UNSUPPORTED,
+            )
         raise SourceError(f"{what} ({complaint})", code=code) from error
