@@ -24,7 +24,10 @@ DIGEST_CHARS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
-    """A batch before it has members. `source` is what people call its origin; `share` bounds its parts in flight."""
+    """A batch before it has members. `source` is what people call its origin; `share` bounds its parts in flight.
+
+    `callback` is a URL that is told when the batch is over; `tells_each`, when each of its jobs ends, too.
+    """
 
     name: str
     params: Params
@@ -34,6 +37,7 @@ class BatchSpec:
     share: int | None = None
     fresh: bool = False
     callback: str | None = field(default=None, repr=False)
+    tells_each: bool = False
 
     @property
     def kind(self) -> Kind:

@@ -125,7 +125,8 @@ class Settings(BaseSettings):
     )
 
     callback_url: str | None = Field(
-        default=None, description="http(s) URL that is told of each submitted job that ends and names none of its own."
+        default=None,
+        description="http(s) URL that is told of each submitted job or batch that ends and names none of its own.",
     )
     callback_secret: SecretStr | None = Field(
         default=None, description="Key of the signature on what callbacks are sent; workers send nothing without it."

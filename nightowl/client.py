@@ -214,6 +214,8 @@ class Client:
         fresh: bool = False,
         upload: bool | None = None,
         dry_run: bool = False,
+        callback: str | None = None,
+        callback_each: bool = False,
         watcher: Watcher | None = None,
     ) -> BatchReport:
         """Make a job of every file in a folder, an archive, a manifest or a list. See docs/batches.md.
@@ -237,7 +239,8 @@ class Client:
             priority=priority,
             share=share,
             fresh=fresh,
-            callback=self.settings.callback_url,
+            callback=check_callback(callback) if callback else self.settings.callback_url,
+            tells_each=callback_each,
         )
         options = Options(
             include=tuple(include),

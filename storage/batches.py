@@ -63,7 +63,7 @@ def open_batch(session: Session, spec: BatchSpec, *, now: datetime) -> values.Ba
             f"batch {spec.name!r} is of kind {row.kind} with params {row.params}; "
             "give what has another kind or other params another name"
         )
-    row.source, row.share = spec.source, spec.share
+    row.source, row.share, row.callback = spec.source, spec.share, spec.callback
     row.submitted_at = row.cancelled_at = row.over_at = None
     session.flush()
     return to_batch(row)
@@ -156,7 +156,7 @@ def _common_columns(batch_id: str, spec: BatchSpec, now: datetime) -> dict[str, 
         "priority": spec.priority,
         "wants_engine": spec.engine,
         "fresh": spec.fresh,
-        "callback": spec.callback,
+        "callback": spec.callback if spec.tells_each else None,
         "created_at": now,
     }
 

@@ -13,8 +13,9 @@ from sqlalchemy import or_, select, update
 
 from domain.jobs import iso
 from domain.states import DeliveryState
+from storage import batches
 from storage.session import rows_changed
-from storage.tables import Delivery, Job
+from storage.tables import Batch, Delivery, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,22 +38,24 @@ def claim(session: Session, *, now: datetime, limit: int, delay: Callable[[int],
     """The oldest that are due; each is due again after `delay` of its number of attempts unless it is settled."""
     due = or_(Delivery.not_before.is_(None), Delivery.not_before <= now)
     query = (
-        select(Delivery, Job)
-        .join(Job, Job.id == Delivery.job_id)
+        select(Delivery, Job, Batch)
+        .join(Job, Job.id == Delivery.job_id, isouter=True)
+        .join(Batch, Batch.id == Delivery.batch_id, isouter=True)
         .where(Delivery.state == DeliveryState.PENDING, due)
         .order_by(Delivery.created_at, Delivery.id)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Delivery)
     )
     claimed = []
-    for row, job in session.execute(query).all():
+    for row, job, batch in session.execute(query).all():
         row.attempts += 1
         row.not_before = now + delay(row.attempts)
-        claimed.append(Sending(id=row.id, url=row.url, attempts=row.attempts, body=_body(row, job)))
+        body = _about_batch(session, row, batch) if job is None else _about_job(row, job)
+        claimed.append(Sending(id=row.id, url=row.url, attempts=row.attempts, body=body))
     return claimed
 
 
-def _body(row: Delivery, job: Job) -> dict[str, Any]:
+def _about_job(row: Delivery, job: Job) -> dict[str, Any]:
     """Without the result, which may be large: the receiver reads it by the job's id."""
     error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
     return {
@@ -68,6 +71,12 @@ def _body(row: Delivery, job: Job) -> dict[str, Any]:
         "error": error,
         "finished_at": iso(job.finished_at),
     }
+
+
+def _about_batch(session: Session, row: Delivery, batch: Batch) -> dict[str, Any]:
+    """As the batch stands when the message is sent: who was told late may find it open again."""
+    told = batches.summary(session, batches.to_batch(batch)).to_json()
+    return {**told, "id": row.id, "type": "batch.ended", "batch_id": batch.id, "finished_at": told["over_at"]}
 
 
 def settle(session: Session, sending: Sending, *, state: DeliveryState, error: str | None, now: datetime) -> bool:

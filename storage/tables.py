@@ -98,6 +98,7 @@ class Batch(Base):
     params: Mapped[dict[str, Any] | None]
     source: Mapped[str | None] = mapped_column(Text)
     share: Mapped[int | None]
+    callback: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
     submitted_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
@@ -311,13 +312,15 @@ class Artifact(Base):
 
 
 class Delivery(Base):
-    """A message to a callback: written by a trigger in the transaction that ends a job, sent by tasks/callbacks.py."""
+    """A message to a callback: written by a trigger in the transaction that ends a job or a batch, sent by
+    tasks/callbacks.py. Either `job_id` and `job_state` are set or `batch_id`."""
 
     __tablename__ = "deliveries"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    job_state: Mapped[str] = mapped_column(String(16))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_state: Mapped[str | None] = mapped_column(String(16))
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
     url: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(16), server_default=DeliveryState.PENDING)
     attempts: Mapped[int] = mapped_column(server_default=sql("0"))
@@ -330,6 +333,8 @@ class Delivery(Base):
         _one_of("state", DeliveryState),
         _where("ix_deliveries_pending", "state = 'pending'", "created_at"),
         Index("ix_deliveries_job_id", "job_id"),
+        Index("ix_deliveries_batch_id", "batch_id"),
+        CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="one_subject"),
     )
 
 

@@ -42,6 +42,10 @@ def batch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read everything, store nothing, say what would be.")
     ] = False,
+    callback: Annotated[str | None, typer.Option(help="URL told when the batch is over.", show_default=False)] = None,
+    callback_each: Annotated[
+        bool, typer.Option("--callback-each", help="Tell it of the end of each job, too.")
+    ] = False,
     wait: options.WaitOption = False,
     json: options.JsonOption = False,
 ) -> None:
@@ -68,6 +72,8 @@ def batch(
             fresh=fresh,
             upload=upload,
             dry_run=dry_run,
+            callback=callback,
+            callback_each=callback_each,
             watcher=_watcher(as_json=json, dry_run=dry_run),
         )
         show.json_line(report.to_json()) if json else _print_report(report)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import posixpath
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from domain import sources
 from domain.batches import Skipped
@@ -31,11 +33,15 @@ _OWN = frozenset({"source", "name", "params"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`folder` is where relative sources begin. `format` is csv, jsonl, parquet, or lines."""
+    """`folder` or `base` is where relative sources begin: the manifest's own folder or its own URL.
+
+    `format` is csv, jsonl, parquet, or lines.
+    """
 
     name: str
-    folder: Path
     format: str
+    folder: Path | None = None
+    base: str | None = None
 
     def rows(self, file: IO[bytes]) -> Iterator[Reference | Skipped]:
         """A bad row is skipped with its number and why. Raises SetupError where a format needs a package."""
@@ -64,10 +70,23 @@ class Manifest:
         sources.check_source(source)
         name = str(values.get("name") or "").strip() or _label(source)
         params = _params(values)
-        if sources.is_remote(source):
+        if self.folder is None:
+            source = self._below_base(source)
+        if self.folder is None or sources.is_remote(source):
             return Reference(path=names.checked(name), url=source, params=params)
         local = sources.at_home(source.removeprefix("file://"))
         return Reference(path=names.checked(name), file=self.folder / local, params=params)
+
+    def _below_base(self, source: str) -> str:
+        """The URL of a row of a remote manifest. Raises SourceError for a path of this machine: the manifest may be a
+        stranger's."""
+        if sources.is_remote(source):
+            return source
+        if sources.scheme(source) is not None or source.startswith(("/", "~")):
+            raise SourceError("a manifest from elsewhere may not name files of this machine", code=Code.SOURCE_REFUSED)
+        base = urlsplit(self.base or "")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(base.path), source)).lstrip("/")
+        return urlunsplit((base.scheme, base.netloc, f"/{path}", "", ""))
 
 
 def _label(source: str) -> str:

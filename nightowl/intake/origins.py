@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import fsspec
 
 from domain import sources
 from domain.batches import Skipped
 from domain.errors import Code, SetupError, SourceError
-from nightowl.intake import folders, formats, names
+from nightowl.intake import folders, formats, names, pages
 from nightowl.intake.archives import Archives, Content
 from nightowl.intake.manifests import ENDINGS, Manifest
 from nightowl.intake.names import RefusedNameError
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 Source = str | Path | IO[bytes]
+FAR_BYTES = 8 * 1024**2
+"""What is asked of a server at a time, and so in memory; drivers would take up to 50 MiB."""
 Piece = Reference | Content | Skipped
 
 
@@ -136,15 +141,13 @@ class Origins:
         sources.check_source(url)
         with _faults(url):
             fs, path = fsspec.core.url_to_fs(url)
-            is_folder = sources.scheme(url) not in sources.WEB and fs.isdir(path)
-        if is_folder or (glob.has_magic(path) and sources.scheme(url) not in sources.WEB):
-            for found, facts in _listing(fs, path, is_folder=is_folder):
+            listing = _listing(fs, url, path)
+        if listing is not None:
+            for found, facts in _told(listing, url):
                 self.archives.budget.count_entry()
                 yield from self._object(fs, found, facts, base=path, prefix=prefix)
             return
-        with _faults(url):
-            file = fs.open(path, "rb")
-        with file:
+        with _far(fs, path, url) as file:
             yield from self._opened(file, url, label=label, prefix=prefix)
 
     def _opened(self, file: IO[bytes], url: str, *, label: str, prefix: str) -> Iterator[Piece]:
@@ -152,7 +155,7 @@ class Origins:
         if format in formats.ARCHIVES:
             yield from self.archives.of_file(file, name=label, prefix=prefix, format=format or "")
         elif ending := ENDINGS.get(PurePosixPath(label).suffix.lower()):
-            yield from self._listed(Manifest(name=label, folder=Path.cwd(), format=ending), file)
+            yield from self._listed(Manifest(name=label, base=url, format=ending), file)
         elif sources.scheme(url) in self.by_url:
             yield Reference(path=names.checked(label), url=url)
         else:
@@ -168,14 +171,16 @@ class Origins:
             yield Skipped(path=names.shown(prefix + relative), code=error.code, message=error.message)
             return
         url = fs.unstrip_protocol(found)
-        if sources.scheme(url) in self.by_url:
+        if sources.scheme(url) in self.by_url and PurePosixPath(path).suffix.lower() not in formats.ENDINGS:
             stamp = "\n".join(str(facts.get(key)) for key in ("size", "ETag", "etag", "mtime", "LastModified"))
             yield Reference(path=path, url=url, stamp=f"{url}\n{stamp}", size=facts.get("size"))
             return
-        with _faults(url), fs.open(found, "rb") as file:
+        with _far(fs, found, url) as file:
             format = formats.tell(_head(file), path)
             if format in formats.ARCHIVES:
                 yield from self.archives.of_file(file, name=path, prefix=f"{path}/", format=format or "")
+            elif sources.scheme(url) in self.by_url:
+                yield Reference(path=path, url=url, size=facts.get("size"))
             else:
                 yield Content(path=path, stream=Peeked(file), format=format)
 
@@ -204,13 +209,21 @@ def refuse_archive(source: str, kind: str) -> None:
         raise SourceError(message, code=Code.SOURCE_UNSUPPORTED)
 
 
-def _listing(fs: Any, path: str, *, is_folder: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not is_folder:
-        yield from fs.glob(path, detail=True).items()
-        return
-    for _, _, files in fs.walk(path, detail=True):
-        for facts in files.values():
-            yield facts["name"], facts
+def _listing(fs: Any, url: str, path: str) -> Iterator[tuple[str, dict[str, Any]]] | None:
+    """The files of a folder, of a pattern, or of a web server's index page, whose URL ends in /; None for a file."""
+    if sources.scheme(url) in sources.WEB:
+        return ((link, {}) for link in pages.files(fs, url)) if urlsplit(url).path.endswith("/") else None
+    if fs.isdir(path):
+        return ((facts["name"], facts) for _, _, files in fs.walk(path, detail=True) for facts in files.values())
+    return iter(fs.glob(path, detail=True).items()) if glob.has_magic(path) else None
+
+
+def _told(listing: Iterator[tuple[str, dict[str, Any]]], url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    while True:
+        with _faults(url):
+            if (found := next(listing, None)) is None:
+                return
+        yield found
 
 
 def _head(file: IO[bytes]) -> bytes:
@@ -223,10 +236,50 @@ def _head(file: IO[bytes]) -> bytes:
     return peeked
 
 
-def _buffered(file: IO[bytes]) -> IO[bytes]:
-    import io
+def _buffered(file: Any) -> IO[bytes]:
+    return io.BufferedReader(file, buffer_size=64 * 1024)
 
-    return io.BufferedReader(file, buffer_size=64 * 1024)  # type: ignore[type-var]
+
+@contextmanager
+def _far(fs: Any, path: str, url: str) -> Iterator[IO[bytes]]:
+    """A file that lies elsewhere, opened; as a pipe where the server gives it from its beginning only."""
+    with _faults(url):
+        is_pipe = sources.scheme(url) in sources.WEB and not fs.info(path).get("partial")
+        file = fs.open(path, "rb", block_size=0 if is_pipe else FAR_BYTES)
+    with file:
+        yield _buffered(_Far(file, url, seekable=not is_pipe))
+
+
+class _Far(io.RawIOBase):
+    """A file of a driver. Whatever a read raises (each driver has its own) is a SourceError: the network failed."""
+
+    def __init__(self, file: Any, url: str, *, seekable: bool) -> None:
+        super().__init__()
+        self._file, self._url, self._seekable = file, url, seekable
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._seekable
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        """As many bytes as there is room for, but at the end."""
+        filled = 0
+        try:
+            while filled < len(buffer) and (data := self._file.read(len(buffer) - filled)):
+                buffer[filled : filled + len(data)] = data
+                filled += len(data)
+        except Exception as error:
+            message = f"{sources.masked(self._url)} broke off: {error or type(error).__name__}"
+            raise SourceError(message, code=Code.SOURCE_UNREACHABLE) from error
+        return filled
 
 
 class _faults:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import select, text
 
+from domain.batches import BatchSpec, Found, Skipped
 from domain.errors import SourceError
 from domain.params import Copywrite
 from domain.sources import check_callback
 from domain.states import DeliveryState
-from storage import deliveries, tables
+from storage import batches, deliveries, tables
+from storage import jobs as storage_jobs
 from tasks.callbacks import DELIVERY, SIGNATURE, deliver, sign
 from tests.tasks.conftest import StandInReaders
 
@@ -223,3 +225,67 @@ def test_without_a_key_nothing_is_sent(make_worker: MakeWorker, receiver: Receiv
 def test_what_is_no_web_address_is_refused_at_once(url: str) -> None:
     with pytest.raises(SourceError):
         check_callback(url)
+
+
+def submitted_batch(worker: Worker, url: str, *, each: bool = False) -> tuple[str, list[str]]:
+    """A batch of two briefs and a member that was skipped, all submitted."""
+    spec = BatchSpec(name="night", params=Copywrite(brief="a lamp"), callback=url, tells_each=each)
+    entries: list[Found | Skipped] = [Skipped(path="x", code="c", message="m")]
+    entries += [Found(path=f"{n}.txt", source=f"/{n}.txt") for n in (1, 2)]
+    now = worker.clock.now
+    with worker.context.database.write() as session:
+        batch = batches.open_batch(session, spec, now=now)
+        added = batches.add(session, batch, spec, entries, stored={}, now=now, ring=0)
+        batches.close_submit(session, batch.id, now=now)
+    return batch.id, list(added.jobs)
+
+
+def over(worker: Worker) -> int:
+    with worker.context.database.write() as session:
+        return batches.close_over(session, now=worker.clock.now)
+
+
+@BOTH
+def test_the_end_of_a_batch_is_told_once_and_its_jobs_are_not(make_worker: MakeWorker, receiver: Receiver) -> None:
+    worker = make_worker(StandInReaders(), **HERE)
+    batch_id, jobs = submitted_batch(worker, receiver.url)
+    for number, job_id in enumerate(jobs):
+        assert over(worker) == 0, f"{number} of 2 jobs are over"
+        worker.cancel(job_id)
+    assert send(worker) == 0, "the sweep has not seen it yet"
+    assert over(worker) == 1
+    assert send(worker) == 1
+    assert over(worker) == send(worker) == 0
+    ((headers, body),) = receiver.got
+    told = json.loads(body)
+    assert (told["type"], told["id"], told["batch_id"]) == ("batch.ended", headers[DELIVERY], batch_id)
+    assert (told["name"], told["states"], told["skipped"]) == ("night", {"cancelled": 2}, {"c": 1})
+    assert told["finished_at"] is not None
+
+
+def test_a_batch_that_is_opened_again_is_told_again(make_worker: MakeWorker, receiver: Receiver) -> None:
+    worker = make_worker(StandInReaders(), **HERE)
+    batch_id, jobs = submitted_batch(worker, receiver.url)
+    for again in (False, True):
+        if again:
+            with worker.context.database.write() as session:
+                storage_jobs.open_again(session, batch_id)
+                assert batches.retry_some(session, batch_id, ended_before=worker.clock.now, limit=10) == 2
+            assert over(worker) == 0
+        for job_id in jobs:
+            worker.cancel(job_id)
+        assert over(worker) == 1
+        assert send(worker) == 1
+    assert len(set(receiver.ids)) == 2
+
+
+def test_the_jobs_of_a_batch_are_told_where_that_is_asked_for(make_worker: MakeWorker, receiver: Receiver) -> None:
+    worker = make_worker(StandInReaders(), **HERE)
+    _, jobs = submitted_batch(worker, receiver.url, each=True)
+    for job_id in jobs:
+        worker.cancel(job_id)
+    over(worker)
+    assert send(worker) == 3
+    told = [json.loads(body) for _, body in receiver.got]
+    assert sorted(one["type"] for one in told) == ["batch.ended", "job.ended", "job.ended"]
+    assert {one["job_id"] for one in told if one["type"] == "job.ended"} == set(jobs)
