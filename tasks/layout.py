@@ -13,6 +13,7 @@ from itertools import groupby, pairwise
 from statistics import median
 from typing import TYPE_CHECKING, TypeAlias
 
+from tasks.grids import find_grids, rows_of
 from tasks.text import count_words
 from worker.engines.reading_order import Box, reading_rows, upright
 
@@ -89,16 +90,18 @@ def from_layer(
 ) -> tuple[TextLine, ...]:
     """The lines and tables of a text layer, in reading order; with `as_filed`, in the order of the file."""
     pieces = [TextLine(text=x.text, box=Box(*x.box), size=x.size, bold=x.bold) for x in lines if x.text.strip()]
-    return _in_order(_with_tables(pieces, tables), as_filed=as_filed)
+    return _with_grids(_in_order(_with_tables(pieces, tables), as_filed=as_filed))
 
 
 def from_engine(lines: Sequence[Line]) -> tuple[TextLine, ...]:
-    """The lines of one image. A turned or skewed page is turned back by the direction of its lines."""
+    """The lines of one image, in reading order. A turned or skewed page is turned back by the direction of its
+    lines."""
     kept = [line for line in lines if line.text.strip()]
     if not kept:
         return ()
     boxes = upright([line.box for line in kept])
-    return tuple(TextLine(text=line.text, box=box) for line, box in zip(kept, boxes, strict=True))
+    found = enumerate(reading_rows(boxes))
+    return _with_grids(tuple(TextLine(text=kept[i].text, box=boxes[i], row=n) for n, row in found for i in row))
 
 
 def in_reading_order(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -128,6 +131,24 @@ def _with_tables(pieces: Sequence[TextLine], tables: Sequence[LayerTable]) -> li
             placed.add(n)
             kept.append(TextLine(text=_cells_text(tables[n].rows), box=Box(*tables[n].box), cells=tables[n].rows))
     return kept
+
+
+def _with_grids(pieces: Sequence[TextLine]) -> tuple[TextLine, ...]:
+    """The pieces, in order, and tables instead of those that stand in rows and columns without lines."""
+    page = [[i for i, _ in row] for _, row in groupby(enumerate(pieces), key=lambda piece: piece[1].row)]
+    boxes, texts = [piece.box for piece in pieces], [piece.text for piece in pieces]
+    ruled = frozenset(i for i, piece in enumerate(pieces) if piece.cells)
+    kept: list[TextLine] = []
+    for found in rows_of(find_grids(page, boxes, texts, ruled=ruled), len(page)):
+        if isinstance(found, int):
+            kept.extend(pieces[i] for i in page[found])
+            continue
+        cells = tuple(
+            tuple(_joined([pieces[i] for i in cell]).text if cell else "" for cell in row) for row in found.cells
+        )
+        inside = [pieces[i] for row in page[found.first : found.end] for i in row]
+        kept.append(TextLine(text=_cells_text(cells), box=_around(inside), row=inside[0].row, cells=cells))
+    return tuple(kept)
 
 
 def _stands_in(box: Box, frame: Box) -> bool:
@@ -221,15 +242,19 @@ def _joined(pieces: Sequence[TextLine]) -> Row:
     text = pieces[0].text.strip()
     for before, piece in pairwise(pieces):
         text += _space(before, piece) + piece.text.strip()
-    box = Box(
+    box = _around(pieces)
+    bold = all(piece.bold for piece in pieces)
+    cells = next((piece.cells for piece in pieces if piece.cells), ())
+    return Row(text=text, box=box, size=max(piece.size for piece in pieces), bold=bold, cells=cells)
+
+
+def _around(pieces: Sequence[TextLine]) -> Box:
+    return Box(
         min(piece.box.left for piece in pieces),
         min(piece.box.top for piece in pieces),
         max(piece.box.right for piece in pieces),
         max(piece.box.bottom for piece in pieces),
     )
-    bold = all(piece.bold for piece in pieces)
-    cells = next((piece.cells for piece in pieces if piece.cells), ())
-    return Row(text=text, box=box, size=max(piece.size for piece in pieces), bold=bold, cells=cells)
 
 
 def _space(before: TextLine, piece: TextLine) -> str:

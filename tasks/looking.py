@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import Code, SourceError
@@ -11,12 +11,16 @@ from tasks.crosscheck import check_layer
 from tasks.guards import Mark, agreement, guarded, shares_nothing
 from tasks.text import count_words
 from worker.engines.base import Purpose, Request, Turn
+from worker.engines.reading_order import as_found
 from worker.readers.base import Media
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tasks.crosscheck import Check
     from tasks.work import PartWork
     from worker.engines.base import RGB, Completion, Line
+    from worker.engines.reading_order import Box
     from worker.readers.base import Frames, Page, TextLayer
 
 READ_TOKENS = 1024
@@ -82,7 +86,8 @@ def _read_layer(page: Page, layer: TextLayer, checked: Check | None, *, as_filed
     lines = layout.from_layer(layer.lines, layer.tables, as_filed=as_filed)
     plain = layout.from_layer(layer.lines, as_filed=True) if as_filed else lines
     found = tuple(_found(line.text, line.box, None) for line in layer.lines)
-    data: dict[str, Any] = {**page_facts(page), **_tables(layer), "how": "layer"}
+    tables = [(line.box, line.cells) for line in lines if line.cells]
+    data: dict[str, Any] = {**page_facts(page), **_tables(tables), "how": "layer"}
     if checked is not None:
         data["agreement"] = checked.agreement
     if layer.cut:
@@ -104,10 +109,10 @@ def _compared(text: str, layer: TextLayer | None) -> dict[str, Any]:
     return {"agreement": round(agreement(text, layer.text), 4), **marks}
 
 
-def _tables(layer: TextLayer) -> dict[str, Any]:
+def _tables(tables: Iterable[tuple[Box, layout.Cells]]) -> dict[str, Any]:
     """The cells of the page's tables, for programs: rows of texts, None where a merged cell covers."""
-    tables = [{"box": _rounded(table.box), "rows": [list(row) for row in table.rows]} for table in layer.tables]
-    return {"tables": tables} if tables else {}
+    found = [{"box": _rounded(astuple(box)), "rows": [list(row) for row in rows]} for box, rows in tables]
+    return {"tables": found} if found else {}
 
 
 def _merged(*groups: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +152,9 @@ def read_image(work: PartWork[Any], image: RGB, *, hint: str = "") -> Seen:
     lines = layout.from_engine(read)
     text = layout.to_text(lines) if lines else completion.text
     found = tuple(_recognized(line) for line in layout.in_reading_order(read))
-    return Seen(text=text, lines=lines, found=found, data={"how": "image", **completion.facts})
+    quads = [line.box for line in read if line.text.strip()]
+    tables = [(as_found(line.box, quads), line.cells) for line in lines if line.cells]
+    return Seen(text=text, lines=lines, found=found, data={**_tables(tables), "how": "image", **completion.facts})
 
 
 def _bounds(line: Line) -> tuple[float, float, float, float]:

@@ -80,6 +80,12 @@ def upright(quads: Sequence[Corners]) -> tuple[Box, ...]:
     return tuple(_bounds(_turn(quad, angle=-angle)) for quad in quads)
 
 
+def as_found(box: Box, quads: Sequence[Corners]) -> Box:
+    """Around what `box` holds, as it lies in the picture: what `upright` did to these corner boxes, undone."""
+    corners = [(box.left, box.top), (box.right, box.top), (box.right, box.bottom), (box.left, box.bottom)]
+    return _bounds(_turn(corners, angle=common_angle(quads)))
+
+
 def common_angle(quads: Iterable[Corners]) -> float:
     """The direction in which most of the text runs, in radians, clockwise from rightwards. Long lines weigh more."""
     runs = [(math.atan2(b[1] - a[1], b[0] - a[0]), math.dist(a, b)) for a, b, *_ in quads]
