@@ -9,7 +9,7 @@ import json
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.errors import Code, ParamsError, SourceError
+from domain.errors import Code, ParamsError, ReaderError, SourceError
 
 DECODER_MIB = 180
 """Memory of a reader child that has its decoders loaded, and of the page that it gives back."""
@@ -55,6 +55,12 @@ class Limits(BaseModel):
         default=256 * 1024**2, gt=0, description="Largest searchable PDF that is made, in bytes."
     )
     read_seconds: float = Field(default=60.0, gt=0, description="Time for one read (probe, page or frames) in a child.")
+    max_hard_parts: int = Field(
+        default=16,
+        gt=0,
+        description="Parts of one job that may run out of a reader's time or memory, or crash it; where they are more "
+        "than those that succeeded, the rest is not read.",
+    )
     read_memory_mb: int = Field(default=1200, ge=256, description="Memory of one reader child, in MiB.")
     fetch_seconds: float = Field(
         default=300.0, gt=0, description="Time for fetching one source from the network, redirects and all."
@@ -149,6 +155,15 @@ class Limits(BaseModel):
             raise ParamsError(
                 f"the params have {size} bytes; the limit is {self.max_params_bytes} "
                 "(setting NIGHTOWL_LIMITS__MAX_PARAMS_BYTES)"
+            )
+
+    def check_hard_parts(self, hard: int, *, succeeded: int) -> None:
+        """Raises ReaderError where a job costs reader after reader and hardly a part is read."""
+        if hard >= self.max_hard_parts and hard > succeeded:
+            raise ReaderError(
+                f"not read: {hard} parts of the job ran out of a reader's time or memory or crashed it, and {succeeded} "
+                f"succeeded; the limit is {self.max_hard_parts} (setting NIGHTOWL_LIMITS__MAX_HARD_PARTS)",
+                code=Code.DEADLINE,
             )
 
     def check_result(self, size: int, *, name: str) -> None:

@@ -111,6 +111,13 @@ def claim(
     return SliceClaim(token=token, job=job, parts=tuple(to_part(part) for part in chosen), alone=alone)
 
 
+def count_hard(session: Session, job_id: str) -> int:
+    """How many parts of the job cost a reader its time, its memory or its life."""
+    hard = (Code.READ_TIMEOUT, Code.READ_MEMORY, Code.READER_CRASHED)
+    which = select(func.count()).where(_PARTS.c.job_id == job_id, _PARTS.c.error_code.in_(hard))
+    return session.execute(which.where(_PARTS.c.state == PartState.FAILED)).scalar_one()
+
+
 def _running(session: Session, job: Job, *, now: datetime, engine: str, model: str) -> Job:
     """The job, with what runs it and since when: written down where that is not known yet. A retry begins with a new
     time."""

@@ -27,6 +27,8 @@ from tasks.work import PartWork, StoppedError, probe_from_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy.orm import Session
+
     from domain.errors import Failure
     from domain.jobs import Part
     from domain.params import Params
@@ -57,11 +59,19 @@ def run_only(context: Context, engine: Engine, job_id: str, slice: int) -> bool:
             engine=engine.name,
             model=engine.model,
         )
+        hard = _hard_parts(session, context, claim)
     if claim is None:
         return False
     with context.heartbeat.watch(claim.token) as stop:
-        SliceRun(context, claim, stop).run()
+        SliceRun(context, claim, stop, hard_parts=hard).run()
     return True
+
+
+def _hard_parts(session: Session, context: Context, claim: SliceClaim | None) -> int:
+    """Counted only where enough parts failed of whatever cause."""
+    if claim is None or claim.job.parts.failed < context.settings.limits.max_hard_parts:
+        return 0
+    return parts.count_hard(session, claim.job.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +119,11 @@ class Steps:
 class SliceRun:
     """One attempt at one slice."""
 
-    def __init__(self, context: Context, claim: SliceClaim, stop: threading.Event) -> None:
+    def __init__(self, context: Context, claim: SliceClaim, stop: threading.Event, *, hard_parts: int = 0) -> None:
         self._context = context
         self._claim = claim
         self._stop = stop
+        self._hard_parts = hard_parts
         self._steps = Steps(context, claim)
         self._is_closed = False
 
@@ -126,6 +137,8 @@ class SliceRun:
 
     def _run_all(self) -> bool:
         try:
+            limits, done = self._context.settings.limits, self._claim.job.parts.succeeded
+            limits.check_hard_parts(self._hard_parts, succeeded=done)
             with open_source(self._context, self._claim.job) as source:
                 if source is None:
                     raise SourceError("the job has parts but no source", code=Code.SOURCE_MISSING)
@@ -133,7 +146,7 @@ class SliceRun:
         except LostError:
             return False
         except NightowlError as error:
-            # The source went away after it was planned: that is the failure of each part.
+            # The source went away after it was planned, or eats readers: that is the failure of each part.
             return all([self._begin_and_fail(part, error) for part in self._claim.parts])
 
     def _run_parts(self, source: Open, params: Params) -> bool:

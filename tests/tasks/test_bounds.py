@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from domain.errors import Code, ParamsError
+from domain.errors import Code, ParamsError, ReaderError
 from domain.kinds import Kind
 from domain.limits import Limits
 from domain.params import Ask, Ocr
 from domain.states import JobState
-from storage import jobs
+from storage import jobs, parts
 from tasks.plan import refuse_large_params
-from tests.tasks.conftest import StandInReaders
+from tests.tasks.conftest import Sheet, StandInReaders
 from tests.tasks.test_network import error_of, rows_with
 
 if TYPE_CHECKING:
@@ -89,3 +89,23 @@ def test_a_password_leaves_no_trace(
     assert job.state is expected.get(ending, JobState.FAILED)
     assert rows_with(PASSWORD, worker) == set()
     assert PASSWORD not in f"{caplog.text} {job!r} {job.to_json()} {worker.bell.rung}"
+
+
+def test_a_job_that_eats_readers_is_given_up(make_worker: MakeWorker) -> None:
+    slow = Sheet(error=ReaderError("timed out", code=Code.READ_TIMEOUT))
+    worker = make_worker(StandInReaders(*[slow] * 60), limits=Limits(max_hard_parts=10))
+    job = worker.do(Ocr(output="text"), f"artifact:{worker.upload(b'x', 'made.pdf').id}")
+    assert (job.state, job.parts.failed) == (JobState.FAILED, 60)
+    with worker.context.database.read() as session:
+        said = [part.error.message for part in parts.of_job(session, job.id) if part.error]
+    tried = [message for message in said if message == "timed out"]
+    assert 10 <= len(tried) < 30
+    assert "the limit is 10 (setting NIGHTOWL_LIMITS__MAX_HARD_PARTS)" in said[-1]
+
+
+def test_a_job_that_has_some_hard_pages_is_read_to_its_end(make_worker: MakeWorker) -> None:
+    slow = Sheet(error=ReaderError("timed out", code=Code.READ_TIMEOUT))
+    sheets = [slow if number % 3 == 0 else "words" for number in range(1, 61)]
+    worker = make_worker(StandInReaders(*sheets), limits=Limits(max_hard_parts=5))
+    job = worker.do(Ocr(output="text"), f"artifact:{worker.upload(b'x', 'made.pdf').id}")
+    assert (job.state, job.parts.succeeded, job.parts.failed) == (JobState.PARTIAL, 40, 20)
