@@ -161,7 +161,7 @@ class Limits(BaseModel):
         """Raises ReaderError where a job costs reader after reader and hardly a part is read."""
         if hard >= self.max_hard_parts and hard > succeeded:
             raise ReaderError(
-                f"not read: {hard} parts of the job ran out of a reader's time or memory or crashed it, and {succeeded} "
+                f"not read: {hard} parts of the job ran out of a reader's time or memory, or crashed it; {succeeded} "
                 f"succeeded; the limit is {self.max_hard_parts} (setting NIGHTOWL_LIMITS__MAX_HARD_PARTS)",
                 code=Code.DEADLINE,
             )
