@@ -252,7 +252,7 @@ def _is_office(spot: _Spot, shape: tuple[int, ...]) -> bool:
     if beside and is_round and _HOLE[0] <= spot.width <= _HOLE[1]:
         return True
     in_corner = min(x, width - x) < _CORNER[0] * width and min(y, height - y) < _CORNER[1] * height
-    return in_corner and (spot.slenderness >= 4 or (is_round and max(spot.width, spot.height) <= 6))
+    return in_corner and (spot.slenderness >= 4 or (spot.slenderness < 1.6 and max(spot.width, spot.height) <= 8))
 
 
 def _is_soft(image: RGB, ink: Grey, paper: Grey) -> bool:
