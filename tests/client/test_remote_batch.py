@@ -133,7 +133,7 @@ def test_a_list_from_a_web_server_names_what_lies_beside_it_and_no_file_of_this_
     refused = {path for path, source in found.items() if source == "source_refused"}
     assert refused == {f"list.csv row {number}" for number in (3, 4, 5)}
     others = {source for path, source in found.items() if path not in refused}
-    # The workers judge addresses when they open them (tests/tasks/test_network.py and others).
+    # The workers judge addresses when they open them (tests/stack/test_network.py).
     assert others == {web.url("/lists/b.txt"), web.url("/up.txt"), "http://10.0.0.1/in.txt"}
 
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from domain.states import JobState
+from nightowl import Ocr
 from tests.servers import Web, answer
 from tests.stack.test_cli import Shell
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.stack.conftest import Site
 
 pytestmark = pytest.mark.stack
 
@@ -55,3 +59,20 @@ def test_a_url_with_a_password_is_not_stored(shell: Shell, tmp_path: Path) -> No
     assert "presigned" in done.stderr
     assert SECRET not in done.stdout + done.stderr
     assert shell.run("status", "--json", **data).stdout == ""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_rows_of_a_list_from_elsewhere_are_opened_by_workers_under_their_rules(site: Site) -> None:
+    """The list is read by the submitter, from a private address as it was told; what it names is judged."""
+    pytest.importorskip("aiohttp")
+    with Web(address="0.0.0.0") as web, site.client() as client:
+        web.answers["/one.txt"] = answer(b"An owl on a server.\n")
+        rows = [web.url("/one.txt"), web.url("/one.txt", host="127.0.0.2"), web.url("/none.txt")]
+        web.answers["/list.jsonl"] = answer("\n".join(json.dumps({"source": row}) for row in rows).encode())
+        batch = client.submit_batch(Ocr(), web.url("/list.jsonl"), name="list")
+        assert batch.added == 3
+        site.start_worker(source_private_hosts="127.0.0.1")
+        summary = client.wait_batch("list", timeout_seconds=60)
+        assert summary.states == {JobState.SUCCEEDED: 1, JobState.FAILED: 2}
+        assert summary.codes == {"source_refused": 1, "source_missing": 1}
+        assert {asked.to for asked in web.asked} == {"127.0.0.1"}
