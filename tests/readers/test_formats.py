@@ -185,3 +185,8 @@ def test_a_picture_of_a_book_that_is_too_large_costs_its_page(readers: Readers, 
     source = opened(tmp_path, book(chapter(text), **{"i.png": png(20_000, 20_000)}))
     with pytest.raises(SourceError, match=r"an embedded image on page \d of file is too large: 20000 x 20000"):
         readers.page(source, readers.probe(source).pages, target_pixels=400)
+
+
+def test_a_picture_that_a_book_is_read_without_is_told(readers: Readers, tmp_path: Path) -> None:
+    source = opened(tmp_path, book(chapter('<p>x</p><img src="i.png"/>'), **{"i.png": png(100_000, 100_000)}))
+    assert any("cannot load image" in warning for warning in readers.probe(source).warnings)
