@@ -51,10 +51,10 @@ class Documents:
         pymupdf.TOOLS.reset_mupdf_warnings()
         document = self._open(source, format=format)
         pages = _count(document, source.label, format)
-        warnings = ("the file was damaged and has been repaired",) if document.is_repaired else ()
+        warnings = ["the file was damaged and has been repaired"] if document.is_repaired else []
         if document.is_reflowable:  # pictures of a book are left out here, and not when a page is drawn
-            warnings += tuple(line for line in _mupdf_warnings() if "image" in line)
-        return Probe(media=Media.DOCUMENT, format=format, pages=pages, warnings=warnings)
+            warnings += [line for line in _mupdf_warnings() if "image" in line]
+        return Probe(media=Media.DOCUMENT, format=format, pages=pages, warnings=tuple(warnings))
 
     def page(self, source: Open, number: int, *, target_pixels: int, format: str) -> Page:
         document = self._open(source, format=format)
