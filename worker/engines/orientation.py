@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import cv2
@@ -16,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engines.base import Line
+from worker.engines.dashes import find_dashes
 from worker.engines.reading_order import common_angle
-from worker.engines.recognizer import confident
+from worker.engines.recognizer import Reading, confident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from worker.engines.base import RGB
-    from worker.engines.recognizer import Quads, Reading, Recognizer
+    from worker.engines.recognizer import Quads, Recognizer
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 """(3, 3): pixels of the given image to pixels of the one that is read."""
@@ -154,15 +156,18 @@ def _straightened(recognizer: Recognizer, view: _View) -> _View:
 
 
 def _sheet(view: _View, readings: Sequence[Reading]) -> Sheet:
-    boxes = _map(view.quads, np.linalg.inv(view.matrix)).tolist()
-    keep = confident(readings)
+    keep = np.array(confident(readings), bool)
+    if not keep.any():  # what looked like text was none, and says nothing about the page
+        return Sheet(lines=())
+    known = [reading for reading, good in zip(readings, keep, strict=True) if good]
+    dashes = find_dashes(view.image, view.quads[keep])
+    mean = fmean(reading.confidence for reading in known)  # of the lines beside them, for want of their own
+    found = [*known, *(Reading(text="-", confidence=mean) for _ in dashes)]
+    boxes = _map(np.concatenate([view.quads[keep], dashes]), np.linalg.inv(view.matrix)).tolist()
     lines = tuple(
         Line(text=r.text, box=tuple((round(x, 1), round(y, 1)) for x, y in box), confidence=round(r.confidence, 4))
-        for r, box, good in zip(readings, boxes, keep, strict=True)
-        if good
+        for r, box in zip(found, boxes, strict=True)
     )
-    if not lines:  # what looked like text was none, and says nothing about the page
-        return Sheet(lines=())
     return Sheet(lines=lines, rotation=view.rotation, skew=view.skew)
 
 
