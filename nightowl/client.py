@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from domain.batches import BATCH_PRIORITY, BatchSpec
-from domain.errors import NotFoundError
+from domain.errors import NotFoundError, ParamsError
 from domain.jobs import JobSpec
-from domain.plain import clean
+from domain.plain import clean, one_line
 from domain.settings import Settings
 from domain.sources import at_home, check_callback, check_source, scheme
 from nightowl.batches import Options, Submitter, Watcher, bell, default_name
@@ -109,10 +109,12 @@ class Client:
 
         Raises:
             ConflictError: the key belongs to a job with another kind, source or params.
-            ParamsError: the params are over the limit.
-            SourceError: the bytes are over the limit, or a URL holds a user or password.
+            ParamsError: the params are over the limit, or the key cannot be stored.
+            SourceError: the bytes are over the limit, the name cannot be stored, or a URL holds a user or password.
         """
         self.settings.limits.check_params(params.to_json())
+        _check_texts(key=key, engine=engine)
+        name = clean(name)
         if isinstance(source, str | Path):
             check_source(str(source))
             refuse_archive(str(source), params.kind)
@@ -121,7 +123,7 @@ class Client:
             kind=params.kind,
             params=params,
             source=f"{artifacts.SCHEME}{stored.id}" if stored else _address(source),
-            source_name=clean(name or (stored.name if stored else None) or _name(source)),
+            source_name=name or (stored.name if stored else None) or _name(source),
             key=key,
             priority=priority,
             engine=engine,
@@ -230,6 +232,7 @@ class Client:
             ConflictError: the name is that of a batch with another kind or other params.
         """
         self.settings.limits.check_params(params.to_json())
+        _check_texts(name=name, engine=engine)
         given = list(source) if isinstance(source, list | tuple) else [source]
         spec = BatchSpec(
             name=name or default_name(params, given),
@@ -413,6 +416,13 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_texts(**texts: str | None) -> None:
+    """Raises ParamsError."""
+    for name, text in texts.items():
+        if clean(text) != text:
+            raise ParamsError(f"the {name} {one_line(str(text))} is not UTF-8, or has a NUL in it; no row holds it")
 
 
 def _address(source: str | Path | bytes | None) -> str | None:

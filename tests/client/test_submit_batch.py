@@ -320,3 +320,14 @@ def test_a_bomb_that_is_the_last_member_is_told(client: Client, tmp_path: Path, 
     assert (report.added, report.skipped) == (1 if form == "zip" else 0, {"archive_limit": 1})
     (skipped,) = client.members("bomb", skipped=True)
     assert "NIGHTOWL_LIMITS__MAX_ARCHIVE_RATIO" in (skipped.error_message or "")
+
+
+def test_texts_that_no_database_holds_are_refused_at_the_door(client: Client, tmp_path: Path) -> None:
+    for call in (
+        lambda: client.submit(Ocr(), b"x", key="\udcff"),
+        lambda: client.submit(Ocr(), b"x", engine="a\0b"),
+        lambda: client.submit_batch(Ocr(), tmp_path, name="\udcff"),
+    ):
+        with pytest.raises(ParamsError, match=r"is not UTF-8, or has a NUL in it"):
+            call()
+    assert client.submit(Ocr(), b"x", name="a\0b\udcff.txt").source_name == "ab.txt"
