@@ -19,7 +19,8 @@ from sqlalchemy.exc import IntegrityError
 from domain.batches import BatchReport, Found, Skipped
 from domain.errors import Code, ParamsError, SourceError
 from domain.params import check_params
-from domain.sources import WEB
+from domain.plain import one_line
+from domain.sources import WEB, check_source
 from nightowl.intake import formats
 from nightowl.intake.archives import Archives, Content
 from nightowl.intake.bounds import Budget, LimitError
@@ -74,10 +75,10 @@ def default_name(params: Params, given: Sequence[Source]) -> str:
     What comes through a pipe is new each time.
     """
     if not all(isinstance(one, str | Path) for one in given):
-        return f"{params.kind}-{label_of(given[0])}-{secrets.token_hex(4)}"
+        return one_line(f"{params.kind}-{label_of(given[0])}-{secrets.token_hex(4)}")
     places = "\n".join(shown_source(one) for one in given)
     mark = hashlib.sha256(places.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{params.kind}-{label_of(given[0])[:100]}-{mark}"
+    return one_line(f"{params.kind}-{label_of(given[0])[:100]}-{mark}")
 
 
 class Submitter:
@@ -227,6 +228,7 @@ class Submitter:
                 self._settings.limits.check_source_bytes(size, name=path)
                 data = opened.read(CHUNK_BYTES)
         self._settings.limits.check_source_bytes(size, name=path)
+        check_source(str(file.absolute()))
         return Found(path=path, source=str(file.absolute()), sha256=digest.hexdigest(), size=size, format=format)
 
     # From entries to rows.

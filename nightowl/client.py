@@ -237,7 +237,7 @@ class Client:
         spec = BatchSpec(
             name=name or default_name(params, given),
             params=params,
-            source=", ".join(shown_source(one) for one in given)[:1000],
+            source=one_line(", ".join(shown_source(one) for one in given))[:1000],
             engine=engine,
             priority=priority,
             share=share,

@@ -42,6 +42,10 @@ def main() -> None:
         _end(f"nightowl: {error.message}", codes.get(type(error), SETUP))
     except KeyboardInterrupt:
         _end("nightowl: interrupted", INTERRUPTED)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":  # what the shell gave as bytes that are no UTF-8
+            raise
+        _end("nightowl: an argument is not UTF-8, and no row can hold it", USAGE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import sys
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -331,3 +332,13 @@ def test_texts_that_no_database_holds_are_refused_at_the_door(client: Client, tm
         with pytest.raises(ParamsError, match=r"is not UTF-8, or has a NUL in it"):
             call()
     assert client.submit(Ocr(), b"x", name="a\0b\udcff.txt").source_name == "ab.txt"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has names in UTF-8 only")
+def test_a_folder_whose_name_no_row_can_hold_is_told(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"d\xff")
+    folder.mkdir()
+    (folder / "a.txt").write_text("An owl.")
+    report = client.submit_batch(Ocr(), folder)
+    assert report.skipped == {"name_refused": 1}
+    assert report.batch is not None and "\\udcff" in str(report.batch.name)
