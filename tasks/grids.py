@@ -29,6 +29,8 @@ MIN_GAP, MAX_SPACE = 0.3, 1.2
 one cell."""
 MAX_LEADING = 1.2
 """Between two rows, in line heights."""
+TRIES = 4
+"""Rows from which a table is looked for in a run of rows that hold none, before the run is left."""
 MIN_FILLED = 0.6
 MOST_WORDS, LONGEST = 4, 12
 """Of the cells of a column, in the median and at most."""
@@ -54,13 +56,16 @@ def find_grids(
     tables already."""
     rows = [() if ruled.intersection(row) else row for row in rows]
     found: list[Grid] = []
-    n = 0
+    n = failed = 0
     while n < len(rows):
         end = _end(rows, boxes, n)
         grid = _grid(rows, boxes, texts, n, end) if end - n >= MIN_ROWS else None
         if grid is not None:
             found.append(grid)
-        n = end if grid is not None else n + 1
+        # What is above a table may be in step with it by chance, for a few rows.
+        failed = failed + 1 if grid is None and end > n + 1 else 0
+        n = end if grid is not None or failed > TRIES else n + 1
+        failed = 0 if failed > TRIES else failed
     return tuple(found)
 
 
@@ -68,14 +73,21 @@ def _end(rows: Sequence[Sequence[int]], boxes: Sequence[Box], first: int) -> int
     """How far down the rows stand in columns, if the one at `first` begins a table."""
     if not _is_row(rows[first], boxes):
         return first + 1
-    end, spans = first + 1, [_span(boxes[i]) for i in rows[first]]
+    end, columns = first + 1, [_span(boxes[i]) for i in rows[first]]
     while end < len(rows) and _is_row(rows[end], boxes) and _is_below(rows, boxes, end):
-        spans.extend(_span(boxes[i]) for i in rows[end])
-        columns = _merged(spans, gap=MIN_GAP * _height(rows[end], boxes))
-        if len(columns) < 2 or not all(_fits(columns, boxes, row) for row in rows[first + 1 : end + 1]):
+        gap = MIN_GAP * _height(rows[end], boxes)
+        wider = _merged([*columns, *(_span(boxes[i]) for i in rows[end])], gap=gap)
+        # As long as no two columns become one, the rows above stand in them as they did.
+        changed = _are_joined(columns, wider)
+        if len(wider) < 2 or not all(_fits(wider, boxes, row) for row in rows[first + 1 if changed else end : end + 1]):
             break
+        columns = wider
         end += 1
     return end
+
+
+def _are_joined(columns: Sequence[Span], wider: Sequence[Span]) -> bool:
+    return any(sum(left <= column[0] <= right for column in columns) > 1 for left, right in wider)
 
 
 def _fits(columns: Sequence[Span], boxes: Sequence[Box], row: Sequence[int]) -> bool:

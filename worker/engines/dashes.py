@@ -47,9 +47,10 @@ def find_dashes(image: RGB, quads: Quads) -> Quads:
     _, _, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     spots = stats[1:].astype(float)  # (spot, 5): left, top, width, height, area
     found: list[list[list[float]]] = []
-    for n, (left, top, width, height, area) in enumerate(spots.tolist()):
-        if width < FLATTEST * height or area < SOLID * width * height:
-            continue
+    wide, high, area = spots[:, 2], spots[:, 3], spots[:, 4]
+    bars = (wide >= FLATTEST * high) & (area >= SOLID * wide * high) & (wide >= LENGTH[0] * heights.min())
+    for n in np.flatnonzero(bars):
+        left, top, width, height, _ = spots[n].tolist()
         apart = np.maximum(lefts - (left + width), left - rights) / heights
         off = np.abs(middles - (top + height / 2)) / heights
         beside = np.flatnonzero((off < OFF_MIDDLE) & (apart > NEAREST) & (apart < FARTHEST))
