@@ -49,7 +49,7 @@ def find_dashes(image: RGB, quads: Quads) -> Quads:
     found: list[list[list[float]]] = []
     wide, high, area = spots[:, 2], spots[:, 3], spots[:, 4]
     bars = (wide >= FLATTEST * high) & (area >= SOLID * wide * high) & (wide >= LENGTH[0] * heights.min())
-    for n in np.flatnonzero(bars):
+    for n in np.flatnonzero(bars).tolist():
         left, top, width, height, _ = spots[n].tolist()
         apart = np.maximum(lefts - (left + width), left - rights) / heights
         off = np.abs(middles - (top + height / 2)) / heights
