@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -198,3 +201,30 @@ def test_an_answer_that_breaks_off_is_told_and_the_same_submit_goes_on(client: C
     report = client.submit_batch(Ocr(), web.url("/pack.tar"))
     assert (report.added + report.already, report.skipped) == (12, {})
     assert web.asked
+
+
+PEAK = """
+from pathlib import Path
+from nightowl.cli import app
+try:
+    app(standalone_mode=False)
+finally:
+    print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
+"""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_memory_does_not_grow_with_an_archive_on_s3(client: Client, bucket: dict[str, bytes]) -> None:
+    """Prints the peaks in KiB (pytest -s); docs/performance.md has them."""
+    import s3fs
+
+    peaks = []
+    for size in (20, 200):
+        name = f"archive/{size}.tar"
+        s3fs.S3FileSystem().pipe_file(name, tar("w", {f"{size}/{n}.bin": os.urandom(1024**2) for n in range(size)}))
+        line = [sys.executable, "-c", PEAK, "batch", "ocr", f"s3://{name}"]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        assert f"{size} added" in done.stdout
+        peaks.append(int(done.stdout.split()[-1]))
+    print(peaks)
+    assert peaks[1] < peaks[0] + 40 * 1024
