@@ -431,9 +431,11 @@ class LedgerMachine(RuleBasedStateMachine):
         not_before = now + timedelta(seconds=delay)
         if how == "put back" and part.attempts >= self.model.max_attempts:
             how = "failed"
+        closes = len(claim.numbers) == 1 and delay % 2 == 0  # the attempt with its only part, or later
         with self._refused_unless(allowed):
             if how == "succeeded":
-                self._write(parts.succeed, claim.real, part.number, text=claim.token, data={}, now=now)
+                values = {"text": claim.token, "data": {}, "now": now, "closes": closes}
+                self._write(parts.succeed, claim.real, part.number, **values)
             elif how == "failed":
                 self._write(parts.fail, claim.real, part.number, BROKEN, now=now)
             else:
@@ -442,6 +444,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         if how == "succeeded":
             part.settle(PartState.SUCCEEDED, text=claim.token)
+            claim.lives = claim.lives and not closes
         elif how == "failed":
             part.settle(PartState.FAILED, code=Code.ENGINE_FAILED)
         else:
