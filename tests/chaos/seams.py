@@ -94,6 +94,8 @@ class Chaos:
         target = os.getpid() if pid is None else pid
         self.switches.note("died", worker=worker_name(target), why=why)
         os.kill(target, with_signal)
+        if target == os.getpid():  # the signal may reach another thread first, and this one must do nothing more
+            threading.Event().wait()
 
     def sleep_at(self, where: str, *, job_id: str, part: int | None, token: str) -> bool:
         """Be stopped here (SIGSTOP) if told to, until the harness sees that somebody else has the work. Whether so."""
