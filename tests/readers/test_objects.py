@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -137,7 +139,9 @@ def test_no_option_is_taken_out_of_the_url(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("url", "package"), [("s3://bucket/a", "s3fs"), ("gs://bucket/a", "gcsfs")])
 def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, url: str, package: str) -> None:
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    known = importlib.import_module("fsspec.registry")._registry  # a driver that was loaded before is found there
+    monkeypatch.delitem(known, url.partition(":")[0], raising=False)
     error = refusal(f"{url}?{SECRET}")
     assert (error.code, error.retryable) == (Code.SOURCE_UNSUPPORTED, False)
     assert f"pip install {package}" in error.message
