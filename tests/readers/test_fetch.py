@@ -274,7 +274,7 @@ def test_a_drip_keeps_nobody_waiting(web: Web, pieces: tuple[bytes, ...]) -> Non
     web.answers["/a.txt"] = endless(*pieces, pause=0.02)
     started = time.monotonic()
     error = refusal(web.url(), rules(fetch_seconds=0.4))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 1.5
     assert (error.code, error.retryable) == (Code.SOURCE_UNREACHABLE, True)
     assert "within 0.4 s" in error.message
     assert "NIGHTOWL_LIMITS__FETCH_SECONDS" in error.message
@@ -312,7 +312,7 @@ def test_a_stop_ends_the_wait(web: Web) -> None:
     started = time.monotonic()
     with pytest.raises(LostError):
         fetched(web.url(), stop=stop)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 1.5
     timer.join()
 
 

@@ -217,7 +217,7 @@ def test_another_size_than_was_said_may_be_tried_again(
 def test_a_driver_that_hangs_is_left_behind() -> None:
     started = time.monotonic()
     error = refusal("owlstore://bucket/hangs", rules(fetch_seconds=0.3))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 1.5
     assert (error.code, error.retryable) == (Code.SOURCE_UNREACHABLE, True)
     assert "FETCH_SECONDS" in error.message
 
@@ -233,7 +233,7 @@ def test_a_stop_ends_the_wait() -> None:
 
 def test_a_reading_that_is_given_up_ends() -> None:
     refusal("owlstore://bucket/endless")
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 5
     while any(thread.name == "object-store" for thread in threading.enumerate()):
         assert time.monotonic() < limit
         time.sleep(0.02)
