@@ -5,8 +5,9 @@ Messages carry ids only. A lost, doubled or late message is harmless, so acknowl
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any
+
+from domain.silence import socket_options
 
 if TYPE_CHECKING:
     from domain.settings import Settings
@@ -24,16 +25,6 @@ INTERACTIVE = 0
 NORMAL = 3
 BULK = 6
 """Where the job's own is below 0, as a batch's is."""
-
-
-SILENCE: dict[int, int] = {
-    socket.TCP_KEEPIDLE: 10,
-    socket.TCP_KEEPINTVL: 5,
-    socket.TCP_KEEPCNT: 3,
-    socket.TCP_USER_TIMEOUT: 25_000,
-}
-"""A worker waits for the next message without an end. On a broker that fell silent it hangs up after 25 s: the broker
-may have forgotten the connection long before, and would never send on it again."""
 
 
 def queue_for(phase_queue: str, engine: str | None) -> str:
@@ -65,7 +56,9 @@ def celery_options(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": 3,
             "socket_timeout": 30,
             "socket_keepalive": True,
-            "socket_keepalive_options": SILENCE,
+            # A worker waits for the next message without an end, and a broker that fell silent may have forgotten the
+            # connection long before: it would never send on it again.
+            "socket_keepalive_options": socket_options(),
         },
         "enable_utc": True,
         "timezone": "UTC",

@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
+from domain import silence
 from domain.errors import SetupError
 
 if TYPE_CHECKING:
@@ -114,13 +115,13 @@ def take_time(session: Session) -> None:
 POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
 
 SILENCE: dict[str, Any] = {
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
+    "connect_timeout": silence.CONNECT_SECONDS,
+    "keepalives_idle": silence.IDLE_SECONDS,
+    "keepalives_interval": silence.PROBE_SECONDS,
+    "keepalives_count": silence.PROBES,
+    "tcp_user_timeout": 1000 * silence.HANG_UP_SECONDS,
 }
-"""How long libpq waits for a silent server: to connect, for an answer (10 + 3 x 5 s), for a receipt (milliseconds)."""
+"""In libpq's words."""
 STILL_SECONDS = 10
 """So long may a transaction stand still between two statements before the server ends it; see `take_time`."""
 
@@ -133,8 +134,8 @@ def _create_engine(url: str) -> Engine:
         raise SetupError("NIGHTOWL_DATABASE_URL is not a database URL; see docs/settings.md") from error
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(url, parsed.database)
-    silence = {name: value for name, value in SILENCE.items() if name not in parsed.query}
-    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=silence, **POOL)
+    ours = {name: value for name, value in SILENCE.items() if name not in parsed.query}
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=ours, **POOL)
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
