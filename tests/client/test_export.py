@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from domain.errors import ParamsError, SetupError
 from domain.states import JobState
-from nightowl import Client
 from nightowl.cli import app
 from nightowl.export import MANIFEST, Format, Suffix, export, format_of, safe_path
 from storage import artifacts, tables
@@ -26,16 +25,10 @@ from tests.storage.ledger import Ledger
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nightowl import Client
     from storage.session import Database
 
 ALL = list(Suffix)
-
-
-@pytest.fixture
-def client(database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setenv("NIGHTOWL_DATABASE_URL", database_url)
-    with Client() as made:
-        yield made
 
 
 @pytest.fixture

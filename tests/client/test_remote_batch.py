@@ -24,16 +24,8 @@ from tests.servers import Web, answer, endless
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from storage.session import Database
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture
-def client(database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setenv("NIGHTOWL_DATABASE_URL", database_url)
-    with Client() as made:
-        yield made
 
 
 @pytest.fixture

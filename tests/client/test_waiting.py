@@ -16,20 +16,13 @@ from nightowl import AsyncClient, Client, Copywrite, Ocr
 from nightowl.client import SELDOM_SECONDS, Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from domain.batches import BatchSummary
     from storage.session import Database
 
 BRIEF = Copywrite(brief="a lamp")
-
-
-@pytest.fixture
-def client(database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setenv("NIGHTOWL_DATABASE_URL", database_url)
-    with Client() as made:
-        yield made
 
 
 def until(condition: Callable[[], object]) -> None:

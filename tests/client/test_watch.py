@@ -6,12 +6,10 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner
 
 from domain.states import JobState
-from nightowl import Client
 from nightowl.cli import app
 from nightowl.cli.watch import Look, Watcher
 from storage import presence, tables
@@ -20,18 +18,12 @@ from tasks.presence import Meter
 from tests.storage.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import pytest
 
+    from nightowl import Client
     from storage.session import Database
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def client(database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setenv("NIGHTOWL_DATABASE_URL", database_url)
-    with Client() as made:
-        yield made
 
 
 def in_batch(database: Database, *ids: str) -> None:
