@@ -119,7 +119,7 @@ class Steps:
 class SliceRun:
     """One attempt at one slice."""
 
-    def __init__(self, context: Context, claim: SliceClaim, stop: threading.Event, *, hard_parts: int = 0) -> None:
+    def __init__(self, context: Context, claim: SliceClaim, stop: threading.Event, *, hard_parts: int) -> None:
         self._context = context
         self._claim = claim
         self._stop = stop
