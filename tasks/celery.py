@@ -129,11 +129,13 @@ def _start(**_: Any) -> None:
     try:
         _service = Service(settings)
     except Exception as error:  # Celery would log what a signal's receiver raises, and start all the same
-        if not isinstance(error, SetupError):
+        is_setup = isinstance(error, SetupError)
+        if not is_setup:
             logger.exception("the worker cannot start")
         logger.critical("%s", error)
         logging.shutdown()
-        os._exit(SETUP_EXIT)
+        # After the first status nobody starts it again. A database that is away for a moment is no matter of set-up.
+        os._exit(SETUP_EXIT if is_setup else 1)
     _service.start()
 
 

@@ -1,4 +1,4 @@
-"""A worker and a Redis that goes away, and comes back empty."""
+"""A worker and a Redis that goes away, and comes back empty; and a database that is not there yet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from celery import Celery
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from domain.errors import SETUP_EXIT
 from domain.states import JobState
 from nightowl import Copywrite, Ocr
 from tasks.celery import count_messages
@@ -101,3 +102,12 @@ def test_queued_messages_are_counted_at_every_priority(broker: Path) -> None:
 def test_a_broker_that_is_away_is_told(tmp_path: Path) -> None:
     with Connection(f"redis+socket://{tmp_path / 'nobody'}") as connection, pytest.raises(OperationalError):
         count_messages(connection, {"cpu"})
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_worker_that_may_start_later_says_so_by_its_status(site: Site, free_tcp_port: int, tmp_path: Path) -> None:
+    """Whoever watches over workers starts one again unless it could not be set up."""
+    away = site.start_worker(database_url=f"postgresql+psycopg://postgres@127.0.0.1:{free_tcp_port}/nightowl")
+    behind = site.start_worker(database_url=f"sqlite:///{tmp_path / 'empty.db'}")
+    assert (away.wait(60), behind.wait(60)) == (1, SETUP_EXIT)
+    assert "nightowl migrate" in site.log(1)
