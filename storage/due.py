@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, case, func, literal_column, or_, select, tuple_, update
 
 from domain.states import JobState, PartState
+from storage.session import rows_changed
 from storage.tables import Batch, Job, Part
 
 if TYPE_CHECKING:
@@ -292,6 +293,24 @@ def unring(session: Session, items: Sequence[Due]) -> None:
 def outstanding(session: Session, bell: Bell) -> int:
     """Messages sent, and not so long ago that they count as lost, that nobody has taken yet."""
     return sum(_outstanding(session, bell))
+
+
+def correct_times(session: Session, bell: Bell, *, longest: timedelta) -> None:
+    """Bring marks, and times of a retry, that no right clock gives back to now: a clock that was ahead wrote them, and
+    the work would wait until the right ones have caught up with it. Nothing is put off for longer than `longest`.
+
+    Each reads an index of what waits; of a job that is over the times mean nothing.
+    """
+    marked_after = bell.now + (bell.now - bell.stale_before)
+    put_off_after = bell.now + 2 * longest
+    waits = _is(Part.state, PartState.PENDING)
+    for statement in (
+        update(Job).where(*_rung_and_untaken(), Job.rung_at > marked_after).values(rung_at=bell.now),
+        update(Job).where(Job.not_before > put_off_after).values(not_before=bell.now),
+        update(Part).where(waits, Part.rung_at > marked_after).values(rung_at=bell.now),
+        update(Part).where(waits, Part.not_before > put_off_after).values(not_before=bell.now),
+    ):
+        rows_changed(session, statement)
 
 
 def engines(session: Session) -> list[str | None]:

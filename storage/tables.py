@@ -204,6 +204,7 @@ class Job(Base):
         _where("ix_jobs_unrung", UNRUNG, "batch_id", "priority", "created_at", "id"),
         _where("ix_jobs_waiting", UNRUNG, "created_at", "id"),
         _where("ix_jobs_rung", f"rung_at IS NOT NULL AND {UNTAKEN}", "token", "rung_at"),
+        _where("ix_jobs_put_off", "not_before IS NOT NULL", "not_before"),
         Index(
             "ix_jobs_open",
             "state",

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Code, Failure
 from domain.states import JobState
-from storage import artifacts, attempts, batches, jobs, presence, sweeping
+from storage import artifacts, attempts, batches, due, jobs, presence, sweeping
 from tasks.bell import ring_again, ring_due, ring_first
 from tasks.presence import FORGOTTEN, Reporter
 
@@ -34,6 +34,7 @@ def sweep(context: Context) -> bool:
     with context.database.write() as session:
         batches.end_cancelled(session, now=context.clock(), limit=AT_ONCE)
         batches.close_over(session, now=context.clock())
+        due.correct_times(session, context.bell, longest=timedelta(seconds=context.retry.max_seconds))
     ring_due(context)
     ring_again(context)
     with context.database.write() as session:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 
 from domain.batches import BatchSpec, Found, Skipped
 from domain.errors import ConflictError, NotFoundError
@@ -19,6 +20,8 @@ from storage.due import Bell
 from tests.storage.ledger import Ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from domain.batches import Batch
     from storage.batches import Added
     from storage.session import Database
@@ -347,6 +350,25 @@ def test_a_message_about_a_batch_that_was_lost_is_sent_again(ledger: Ledger) -> 
     assert set(rung_plans(ledger, 10)) == set(ids)
 
 
+@contextmanager
+def query_plans(database: Database, verb: str) -> Iterator[list[str]]:
+    """What SQLite says of each statement of this verb about jobs or parts."""
+    said: list[str] = []
+
+    def watch(_c: object, _u: object, statement: str, parameters: Any, _x: object, _m: object) -> None:
+        if statement.startswith(verb) and ("jobs" in statement or "parts" in statement):
+            connection = database.engine.raw_connection()
+            rows = connection.cursor().execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
+            connection.close()
+            said.extend(map(str, rows))
+
+    event.listen(database.engine, "before_cursor_execute", watch)
+    try:
+        yield said
+    finally:
+        event.remove(database.engine, "before_cursor_execute", watch)
+
+
 @pytest.mark.parametrize("index", ["ix_jobs_unrung", "ix_jobs_waiting", "ix_jobs_rung"])
 def test_the_doorbell_finds_its_rows_by_an_index(database: Database, index: str) -> None:
     """Each of its questions over a backlog reads only the first rows of an index, and sorts none."""
@@ -354,25 +376,23 @@ def test_the_doorbell_finds_its_rows_by_an_index(database: Database, index: str)
         pytest.skip("PostgreSQL reads a small table as a whole; its plan at size is in docs/performance.md")
     ledger = Ledger(database)
     filled(ledger, 3)
-    said: list[str] = []
-    from sqlalchemy import event
-
-    def watch(_c: object, _u: object, statement: str, parameters: Any, _x: object, _m: object) -> None:
-        if statement.startswith("SELECT") and "jobs" in statement:
-            connection = database.engine.raw_connection()
-            rows = connection.cursor().execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
-            connection.close()
-            said.extend(map(str, rows))
-
-    with ledger.database.write() as session:
-        event.listen(database.engine, "before_cursor_execute", watch)
-        try:
-            due.plans(session, bell(ledger), limit=2)
-            due.room(session, bell(ledger), max_messages=4)
-        finally:
-            event.remove(database.engine, "before_cursor_execute", watch)
+    with query_plans(database, "SELECT") as said, ledger.database.write() as session:
+        due.plans(session, bell(ledger), limit=2)
+        due.room(session, bell(ledger), max_messages=4)
     assert any(index in line for line in said), "\n".join(said)
     assert not any("SCAN jobs" in line and "INDEX" not in line for line in said), "\n".join(said)
+
+
+def test_times_of_a_wrong_clock_are_looked_for_by_an_index(database: Database) -> None:
+    if database.dialect != "sqlite":
+        pytest.skip("PostgreSQL reads a small table as a whole; its plan at size is in docs/performance.md")
+    ledger = Ledger(database)
+    filled(ledger, 3)
+    with query_plans(database, "UPDATE") as said, ledger.database.write() as session:
+        due.correct_times(session, bell(ledger), longest=timedelta(minutes=5))
+    indexes = ("ix_jobs_rung", "ix_jobs_put_off", "ix_parts_waiting", "ix_parts_waiting")
+    assert len(said) == 4
+    assert all(index in line for index, line in zip(indexes, said, strict=True)), "\n".join(said)
 
 
 def test_taking_numbers_counts_the_ledger_up(database: Database) -> None:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from kombu.exceptions import OperationalError
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from domain.errors import Code, EngineError, SourceError
 from domain.messages import FINISH_JOB, INTERACTIVE, NORMAL, PLAN_JOB, RUN_SLICE
@@ -987,6 +987,75 @@ def test_a_worker_that_died_with_its_clock_ahead_does_not_keep_its_work(make_wor
     while alive.hear():
         pass
     assert alive.job(job_id).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_what_was_rung_for_with_a_clock_ahead_is_rung_for_again(
+    make_worker: MakeWorker, file: Path, planned: bool
+) -> None:
+    """Where the message was lost: otherwise the job would wait until the clocks have caught up with the mark."""
+    readers = StandInReaders("One.", "Two.")
+    ahead, alive = make_worker(readers), make_worker(readers)
+    job_id = alive.submit(Ocr(output="text"), file)
+    if planned:
+        alive.plan(job_id)
+    ahead.clock.pass_time(3600)
+    with ahead.context.database.write() as session:
+        session.execute(update(tables.Job).values(rung_at=None))
+        session.execute(update(tables.Part).values(rung_at=None))
+    assert ring_due(ahead.context) == 1
+    alive.bell.messages.clear()
+    assert alive.sweep()
+    alive.clock.pass_time(alive.context.settings.ring_seconds + 1)
+    assert alive.sweep()
+    while alive.hear():
+        pass
+    assert alive.job(job_id).state is JobState.SUCCEEDED
+
+
+def test_what_was_put_off_with_a_clock_ahead_is_tried_again(make_worker: MakeWorker, file: Path) -> None:
+    """A part, and the end of a job."""
+    readers = StandInReaders(Sheet())
+    ahead, alive = make_worker(readers, engine=WatchedEngine(reply=once(BUSY))), make_worker(readers)
+    job_id = alive.submit(Ocr(), file)
+    alive.plan(job_id)
+    ahead.clock.pass_time(3600)
+    ahead.run(job_id)
+    assert not_before(alive) == ahead.clock.now + timedelta(seconds=2)
+    assert alive.sweep()
+    assert not_before(alive) == alive.clock.now
+    while alive.hear():
+        pass
+    assert alive.job(job_id).state is JobState.SUCCEEDED
+
+
+def test_a_job_that_was_put_off_with_a_clock_ahead_is_tried_again(make_worker: MakeWorker, file: Path) -> None:
+    readers = StandInReaders(LONG)
+    ahead, alive = make_worker(readers, engine=WatchedEngine(reply=failing(BUSY))), make_worker(readers)
+    job_id = alive.submit(Summarize(), file)
+    alive.plan(job_id)
+    alive.run(job_id)
+    ahead.clock.pass_time(3600)
+    ahead.finish(job_id)
+    assert column(alive, "not_before", job_id) > alive.clock.now + timedelta(minutes=59)
+    assert alive.sweep()
+    while alive.hear():
+        pass
+    assert alive.job(job_id).state is JobState.SUCCEEDED
+
+
+def test_what_is_put_off_rightly_stays_so(make_worker: MakeWorker, file: Path) -> None:
+    """By the longest pause that there is, and with a clock that is a little ahead."""
+    worker = make_worker(StandInReaders(Sheet()))
+    job_id = worker.submit(Ocr(), file)
+    worker.plan(job_id)
+    later = worker.clock.now + timedelta(seconds=worker.context.retry.max_seconds + 5)
+    rung = worker.clock.now + timedelta(seconds=5)
+    with worker.context.database.write() as session:
+        session.execute(update(tables.Part).values(not_before=later, rung_at=rung))
+    assert worker.sweep()
+    with worker.context.database.read() as session:
+        assert session.execute(select(tables.Part.not_before, tables.Part.rung_at)).one() == (later, rung)
 
 
 def test_the_work_of_a_dead_worker_is_rung_for_later_where_the_broker_is_away(
