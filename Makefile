@@ -29,7 +29,7 @@ demo: setup  ## All five kinds over samples/, through the real path
 
 test: setup  ## Lint, types, import rules and all tests, with real Redis and PostgreSQL from wheels
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # much of it waits for processes to start
 
 check: setup  ## The fast part: lint, types, import rules
 	$(BIN)/ruff check .

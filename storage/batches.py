@@ -106,6 +106,8 @@ def add(
         common = _common_columns(batch.id, spec, now)
         for some, rung_at in ((new[:ring], now), (new[ring:], None)):
             _add_jobs(session, some, common={**common, "rung_at": rung_at})
+        # Another submit of it may have come to its end meanwhile, and so have all its jobs.
+        session.execute(update(Batch).where(Batch.id == batch.id, Batch.over_at.is_not(None)).values(over_at=None))
     return Added(
         jobs=tuple(ids.values()),
         rung=tuple(ids.values())[:ring],
@@ -115,8 +117,10 @@ def add(
 
 
 def _require_wanted(session: Session, batch: values.Batch) -> None:
-    """Holds off a cancel for the length of this transaction: it must not miss what is added here."""
-    query = select(Batch.cancelled_at).where(Batch.id == batch.id).with_for_update(read=True)
+    """Holds off a cancel, and the end of the batch, for the length of this transaction: neither must miss what is added
+    here. Two submits of one batch write in turn.
+    """
+    query = select(Batch.cancelled_at).where(Batch.id == batch.id).with_for_update(key_share=True)
     if session.execute(query).scalar_one() is not None:
         raise ConflictError(f"batch {batch.name!r} was cancelled while it was submitted")
 
@@ -186,7 +190,11 @@ def close_over(session: Session, *, now: datetime) -> int:
     """Mark the batches of which no job is open any more. Returns how many those are."""
     is_open = exists().where(Job.batch_id == Batch.id, Job.state.in_(jobs.OPEN))
     over = (Batch.over_at.is_(None), Batch.submitted_at.is_not(None), ~is_open)
-    return rows_changed(session, update(Batch).where(*over).values(over_at=now))
+    # Locked first: a statement that waits for the lock of somebody who adds jobs would not see those jobs then.
+    ids = session.scalars(select(Batch.id).where(*over).with_for_update(skip_locked=True)).all()
+    if not ids:
+        return 0
+    return rows_changed(session, update(Batch).where(Batch.id.in_(ids), *over).values(over_at=now))
 
 
 # Reading.

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pytest
+from pebble import ProcessFuture
 
 from domain.errors import Code, LostError, ReaderError, SourceError
 from domain.limits import Limits
 from tests.readers import errands
-from worker.readers import child
+from worker.readers import child, children
 from worker.readers.base import Media, Open, Page, Segmenting
 from worker.readers.children import Readers, _Call
 from worker.readers.mupdf import pymupdf
@@ -75,6 +76,28 @@ def test_an_idle_child_that_dies_costs_nothing(one: Readers) -> None:
     os.kill(first, signal.SIGKILL)
     assert wait_until(lambda: not psutil.pid_exists(first) or psutil.Process(first).status() == "zombie")
     assert errand(one, errands.process_id) != first
+
+
+def test_a_call_that_went_down_with_its_child_is_made_again(one: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is killed when it has taken a call and not said so: pebble never hears of that call again."""
+    monkeypatch.setattr(children, "_TAKEN_SECONDS", 0.2)
+    (slot,) = one._slots
+    ready, asked = slot._ready, []
+
+    class Lost:
+        def schedule(self, *_: object, **__: object) -> ProcessFuture[Any]:
+            return ProcessFuture()
+
+    def first_lost() -> Any:
+        asked.append(1)
+        if len(asked) == 1:
+            return Lost()
+        monkeypatch.undo()
+        return ready()
+
+    monkeypatch.setattr(slot, "_ready", first_lost)
+    assert errand(one, errands.process_id) > 0
+    assert len(asked) == 2
 
 
 def test_a_call_past_its_deadline_is_killed_even_in_c_code(one: Readers, tmp_path: Path) -> None:

@@ -266,6 +266,49 @@ def test_a_batch_is_over_with_its_last_job_and_open_again_with_a_retry(ledger: L
     assert rung_plans(ledger, 5) == [ids[0]]
 
 
+def test_a_batch_that_is_over_is_open_again_with_a_new_member(ledger: Ledger) -> None:
+    """Of two submits of one batch the first may end, and all its jobs, while the second still adds."""
+    spec = BatchSpec(name="one", params=Ocr())
+    batch = opened(ledger, spec)
+    first = add(ledger, batch, spec, found("a.pdf"))
+    with ledger.database.write() as session:
+        batches.close_submit(session, batch.id, now=ledger.now)
+    ledger.cancel(first.jobs[0])
+    with ledger.database.write() as session:
+        assert batches.close_over(session, now=ledger.now) == 1
+    assert add(ledger, batch, spec, found("a.pdf")).already == 1
+    with ledger.database.read() as session:
+        assert batches.find(session, batch.id).over_at is not None
+    second = add(ledger, batch, spec, found("b.pdf"))
+    assert rung_plans(ledger, 5) == list(second.jobs)
+    with ledger.database.write() as session:
+        assert batches.close_over(session, now=ledger.now) == 0
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_a_batch_is_not_over_while_somebody_adds_to_it(ledger: Ledger) -> None:
+    """On SQLite one waits for the other anyway."""
+    spec = BatchSpec(name="one", params=Ocr())
+    batch = opened(ledger, spec)
+    with ledger.database.write() as session:
+        batches.close_submit(session, batch.id, now=ledger.now)
+    closed: list[int] = []
+
+    def close() -> None:
+        with ledger.database.write() as session:
+            closed.append(batches.close_over(session, now=ledger.now))
+
+    with ledger.database.write() as session:
+        batches.add(session, batch, spec, [found("a.pdf")], stored={}, now=ledger.now, ring=0)
+        closing = threading.Thread(target=close)
+        closing.start()
+        closing.join(1)
+    closing.join()
+    with ledger.database.read() as session:
+        assert batches.find(session, batch.id).over_at is None
+    assert closed == [0]
+
+
 def test_rounds_take_one_of_each_lane(ledger: Ledger) -> None:
     _, one = filled(ledger, 50, name="one")
     ledger.pass_time(1)

@@ -189,6 +189,7 @@ class LedgerMachine(RuleBasedStateMachine):
         new = [member for member in members if member not in batch.members]
         assert (len(added.jobs), added.already) == (len(new), len(members) - len(new))
         batch.members.update(new)
+        batch.is_over = batch.is_over and not new
         for id, (_, content) in zip(added.jobs, new, strict=True):
             self.model.jobs.append(Job(id, content, batch=batch, fresh=fresh))
 

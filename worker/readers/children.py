@@ -38,8 +38,15 @@ _POLL_SECONDS = 0.1
 """How often a waiting call looks whether it was cancelled."""
 _GRACE_SECONDS = 90.0
 """For a child to start, and pebble to notice its end, on a busy machine; beyond that the pool itself is stuck."""
+_TAKEN_SECONDS = 30.0
+"""For a child to start and take the call. One that is killed between taking it and saying so takes it along, and pebble
+waits for ever; another child is started then."""
 _STARTS = 3
 """Tries to find a living child. An idle one may have been killed, which says nothing about this call."""
+
+
+class _NotTakenError(Exception):
+    """No child has taken the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +198,8 @@ class _Slot:
                 raise _timeout(call, self._limits) from None
             except ProcessExpired as error:
                 raise _crash(call, error.exitcode) from None
+            except _NotTakenError:
+                self._drop()
             except CancelledError:
                 raise LostError(f"reading {call.what} was stopped") from None
         raise ReaderError(f"{call.what}: no reader child could be started", retryable=True)
@@ -230,13 +239,16 @@ class _Slot:
             return self._pool
 
     def _wait(self, future: ProcessFuture[child.Parcel], call: _Call, closed: threading.Event) -> None:
-        patience = time.monotonic() + self._limits.read_seconds + _GRACE_SECONDS
+        began = time.monotonic()
+        patience = began + self._limits.read_seconds + _GRACE_SECONDS
         while not wait([future], timeout=_POLL_SECONDS).done:
             try:
                 _check(call, closed)
             except LostError:
                 cast("Any", future).cancel()  # pebble kills the child that runs it
                 raise
+            if not future.running() and not future.done() and time.monotonic() > began + _TAKEN_SECONDS:
+                raise _NotTakenError
             if time.monotonic() > patience:
                 self._drop()
                 raise TimeoutError
