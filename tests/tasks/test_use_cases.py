@@ -1013,8 +1013,7 @@ def test_what_was_rung_for_with_a_clock_ahead_is_rung_for_again(
     assert alive.job(job_id).state is JobState.SUCCEEDED
 
 
-def test_what_was_put_off_with_a_clock_ahead_is_tried_again(make_worker: MakeWorker, file: Path) -> None:
-    """A part, and the end of a job."""
+def test_a_part_that_was_put_off_with_a_clock_ahead_is_tried_again(make_worker: MakeWorker, file: Path) -> None:
     readers = StandInReaders(Sheet())
     ahead, alive = make_worker(readers, engine=WatchedEngine(reply=once(BUSY))), make_worker(readers)
     job_id = alive.submit(Ocr(), file)
